@@ -1,0 +1,182 @@
+"""The command `spaceport-lab`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from spaceport_lab import __version__
+from spaceport_lab.errors import SpaceportError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Drone photographs to compressed 3D Gaussian splats, one notebook a stage.",
+)
+params_app = typer.Typer(no_args_is_help=True, help="Parameters: show them, keep the notebooks in step.")
+app.add_typer(params_app, name="params")
+console = Console(highlight=False)
+
+Preset = Annotated[
+    list[str] | None, typer.Option("--preset", "-p", help="Preset name or .yaml path; later ones win.")
+]
+Override = Annotated[
+    list[str] | None, typer.Option("--set", "-s", help="STAGE.NAME=VALUE, over presets; repeatable.")
+]
+DataDir = Annotated[Path, typer.Option("--data", help="Folder of the scenes.", envvar="SPACEPORT_DATA")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        console.print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    path: Annotated[Path, typer.Argument(help="Photographs (folder or zip), scene, COLMAP folder, or PLY.")],
+    preset: Preset = None,
+    override: Override = None,
+    job: Annotated[str | None, typer.Option(help="Name of the job; the same name again resumes it.")] = None,
+    steps: Annotated[str, typer.Option(help="full, 3dgs or compression.")] = "full",
+    new: Annotated[
+        bool, typer.Option("--new", help="Start a new job even if the same was run before.")
+    ] = False,
+    data: DataDir = Path("data"),
+) -> None:
+    """Run the pipeline: photographs in, splat, .sog and report out."""
+    from spaceport_lab.pipeline import make_request, run_pipeline
+    from spaceport_lab.pipeline.display import Display
+
+    request = make_request(path, steps, data)
+    result = run_pipeline(
+        request, preset or (), override or (), job=job, new=new, display=Display(console=console)
+    )
+    _print_result(result.root)
+
+
+@app.command()
+def sample(
+    folder: Annotated[Path, typer.Argument(help="Where the scene goes.")] = Path("data/sample"),
+    photographs: Annotated[int, typer.Option("--photographs", "-n", min=3, max=500)] = 30,
+    width: Annotated[int, typer.Option(min=64, max=8192, help="[px]")] = 800,
+    height: Annotated[int, typer.Option(min=64, max=8192, help="[px]")] = 600,
+    seed: Annotated[int, typer.Option(min=0)] = 7,
+) -> None:
+    """Make the sample scene: a simulated drone flight over a spaceport, with exact ground truth."""
+    from spaceport_lab.sample import make_sample
+
+    with console.status("flying over the spaceport"):
+        info = make_sample(folder, n_images=photographs, width=width, height=height, seed=seed)
+    console.print(f"{info.n_images} photographs and their ground truth are in {folder}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, and what to do about each problem."""
+    from spaceport_lab.doctor import examine
+
+    marks = {"ok": "[green]✓[/]", "note": "[yellow]![/]", "problem": "[red]✗[/]"}
+    table = Table("", "what", "found", "what to do", box=None, pad_edge=False)
+    findings = examine()
+    for finding in findings:
+        table.add_row(marks[finding.state], finding.subject, escape(finding.found), escape(finding.advice))
+    console.print(table)
+    if any(finding.state == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
+@params_app.command("show")
+def params_show(
+    stage: Annotated[str | None, typer.Argument(help="One stage only.")] = None,
+    preset: Preset = None,
+    override: Override = None,
+) -> None:
+    """Every parameter with its value, where the value comes from, bounds and help."""
+    from spaceport_lab.params import SCHEMAS, resolve
+    from spaceport_lab.params.describe import bounds
+
+    resolved = resolve(preset or (), override or ())
+    if stage is not None and stage not in SCHEMAS:
+        from spaceport_lab.params.resolve import check_name
+
+        check_name(stage, "", where="params show")
+    for name in [stage] if stage else SCHEMAS:
+        table = Table("name", "value", "from", "bounds", "help", title=name, title_justify="left", box=None)
+        for key, field in SCHEMAS[name].model_fields.items():
+            value, origin = getattr(resolved.params[name], key), resolved.origins[name][key]
+            row = (key, repr(value), origin, bounds(SCHEMAS[name], key), field.description or "")
+            table.add_row(*map(escape, row), style="" if origin == "default" else "bold")
+        console.print(table)
+
+
+@params_app.command("sync")
+def params_sync() -> None:
+    """Write the parameters cells of the notebooks from the schemas."""
+    from spaceport_lab.params.cells import sync
+
+    changed = sync()
+    console.print(f"updated: {', '.join(changed)}" if changed else "every notebook agrees with its schema")
+
+
+@params_app.command("check")
+def params_check() -> None:
+    """Fail when a notebook's parameters cell differs from its schema, or a preset cannot be used."""
+    from spaceport_lab.params import preset_names, resolve
+    from spaceport_lab.params.cells import drifted
+
+    for name in preset_names():
+        resolve([name])
+    if stages := drifted():
+        console.print(f"[red]parameters cells differ from the schema: {', '.join(stages)}[/]")
+        console.print("try: spaceport-lab params sync")
+        raise typer.Exit(1)
+    console.print("presets and notebooks agree with the schemas")
+
+
+def _print_result(root: Path) -> None:
+    console.print()
+    rows = {
+        "report": root / "report.html",
+        "splat": root / "04_compress" / "splat.sog",
+        "PLY": root / "03_train" / "splat.ply",
+        "notebooks": root / "notebooks",
+        "run card": root / "run.json",
+    }
+    here = Path.cwd()
+    for name, path in rows.items():
+        if path.exists():
+            shown = path.relative_to(here) if path.is_relative_to(here) else path
+            console.print(f"{name:>10}  {shown}", soft_wrap=True)
+    console.print("\nOpen the report in a browser: the splat in it turns with the mouse.")
+
+
+def main() -> None:
+    """Entry point: errors made on purpose are printed as they are, others keep their traceback."""
+    try:
+        app()
+    except SpaceportError as error:
+        Console(stderr=True, highlight=False).print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command goes on from here")
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, a closed pager) has gone: nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""Running the notebooks in order, one process each, with a live line and a run card."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from spaceport_lab import files, runcard
+from spaceport_lab.errors import SpaceportError, StageError, WorkspaceError
+from spaceport_lab.params import Resolved, StageParams, resolve
+from spaceport_lab.params.cells import notebook_path
+from spaceport_lab.pipeline.display import Display
+from spaceport_lab.pipeline.jobs import STAGE_SUFFIX, adopt_run, open_run, prepare_stage
+from spaceport_lab.pipeline.request import Request
+from spaceport_lab.workspace import StageRun, folder_name
+
+GRACE_SECONDS = 5.0
+"""After a stop is asked for, a stage gets this long before it is killed."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a finished pipeline gives back: the run folder and its card."""
+
+    root: Path
+    card: dict[str, Any]
+
+    @property
+    def report(self) -> Path:
+        """The report: one file that opens offline."""
+        return self.root / "report.html"
+
+
+def run_pipeline(
+    request: Request,
+    presets: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    job: str | None = None,
+    new: bool = False,
+    display: Display | None = None,
+) -> RunResult:
+    """Run the request's stages; finished ones with the same key are not run again.
+
+    All parameters are validated before anything is written.
+
+    Args:
+        request: what to run, from `make_request`.
+        presets: names or paths of presets, later ones win.
+        overrides: `STAGE.NAME=VALUE` texts.
+        job: a name; None continues the newest equal request, or makes a new name.
+        new: with no name: always start a new job.
+        display: where progress is shown; None shows none.
+
+    Raises:
+        ParamsError: a parameter, preset or job name cannot be used; nothing was written.
+        BackendError: CUDA was asked for and cannot be had; nothing was written.
+        StageError: a notebook failed; the message is the failing cell's own.
+        WorkspaceError: the run folder is in use, full or not writable.
+    """
+    resolved = resolve(presets, overrides, request.fixed)
+    _preflight(request, resolved)
+    asked = {
+        "steps": request.steps,
+        "source": request.fixed or str(request.adopt),
+        "presets": list(presets),
+        "overrides": list(overrides),
+    }
+    root = open_run(request, asked, job, new)
+    display = display or Display(quiet=True)
+    with _only_writer(root), _termination_as_interrupt():
+        _open_card(root, request, resolved, asked)
+        if request.adopt is not None:
+            adopt_run(request.adopt, root, before=request.stages[0])
+        display.start(root, request.stages)
+        try:
+            for stage in request.stages:
+                _run_stage(root, stage, resolved, display)
+        except BaseException as error:
+            stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
+            _close_card(root, "interrupted" if stopped else "failed", error)
+            raise
+        finally:
+            display.stop()
+        _close_card(root, "succeeded")
+    return RunResult(root, runcard.read(root) or {})
+
+
+def _preflight(request: Request, resolved: Resolved) -> None:
+    """Refuse now what would otherwise fail an hour later."""
+    if "train" in request.stages and resolved.params["train"].backend != "cpu":
+        from spaceport_lab.backends import choose_backend
+
+        choose_backend(resolved.params["train"].backend)
+
+
+def _run_stage(root: Path, stage: str, resolved: Resolved, display: Display) -> None:
+    params = resolved.params[stage].model_copy(update={"run_dir": str(root)})
+    run = StageRun(root, stage)
+    state = prepare_stage(run, params)
+    if state != "todo":
+        manifest = json.loads((run.dir / "stage.json").read_text())
+        runcard.update_stage(
+            root,
+            stage,
+            status="succeeded",
+            error=None,
+            metrics=manifest["metrics"],
+            warnings=manifest["warnings"],
+        )
+        display.skipped(stage, state, manifest["metrics"])
+        return
+    display.begin(stage)
+    started = time.monotonic()
+    try:
+        _execute(run, params, display)
+    except BaseException as error:
+        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit))
+        status = "interrupted" if interrupted else "failed"
+        message = None if interrupted else str(error)
+        runcard.update_stage(root, stage, status=status, error=message, ended=runcard.now())
+        display.failed(stage)
+        raise
+    card = (runcard.read(root) or {})["stages"][stage]
+    display.done(stage, time.monotonic() - started, card["metrics"], card["warnings"])
+
+
+def _execute(run: StageRun, params: StageParams, display: Display) -> None:
+    """One notebook through papermill in a process of its own; polls its progress file meanwhile."""
+    name = folder_name(run.stage)
+    spec = {
+        "notebook": str(notebook_path(run.stage)),
+        "output": str(run.root / "notebooks" / f"{name}.ipynb"),
+        "parameters": params.model_dump(),
+        "cwd": str(run.dir),
+        "log": str(run.root / "logs" / f"{name}.log"),
+        "error": str(run.dir / "error.json"),
+    }
+    with files.clear_os_errors(run.dir):
+        for folder in (run.dir, run.root / "notebooks", run.root / "logs"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for stale in (run.dir / "error.json", run.root / "progress.json"):
+            stale.unlink(missing_ok=True)
+    files.write_json(run.dir / "spec.json", spec)
+    command = [sys.executable, "-m", "spaceport_lab.pipeline.execute", str(run.dir / "spec.json")]
+    # A kernel named python3 in the user's home must not win over the one beside this interpreter.
+    environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    with open(spec["log"], "ab") as log:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
+    try:
+        while process.poll() is None:
+            display.progress(run.stage, _read_progress(run.root))
+            time.sleep(0.1)
+    finally:
+        _stop(process)
+    (run.dir / "spec.json").unlink(missing_ok=True)
+    if process.returncode != 0:
+        raise _stage_error(run, spec)
+
+
+def _stage_error(run: StageRun, spec: dict[str, Any]) -> StageError:
+    try:
+        problem = json.loads(Path(spec["error"]).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        tail = Path(spec["log"]).read_text(errors="replace").strip().splitlines()[-3:]
+        problem = {"name": "the notebook's process died", "message": "\n".join(tail) or "no message"}
+    name = f"{run.job}-{STAGE_SUFFIX[run.stage]}"
+    error = StageError(
+        f"{name} failed: {problem['message'].strip().removesuffix('.')}",
+        hint=f"the notebook as it stopped is {spec['output']}, its log {spec['log']}",
+    )
+    if not problem["name"].endswith("Error"):
+        error.add_note(problem["name"])
+    return error
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(GRACE_SECONDS)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _read_progress(root: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads((root / "progress.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+@contextlib.contextmanager
+def _only_writer(root: Path) -> Iterator[None]:
+    lock = filelock.FileLock(root / ".lock")
+    with files.clear_os_errors(root):
+        try:
+            lock.acquire(timeout=2)
+        except filelock.Timeout as error:
+            raise WorkspaceError(
+                f"job {root.name} is being run by another process",
+                got=root,
+                hint="wait for it, stop it, or give another --job name",
+            ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end a run as Ctrl-C does: the stage is stopped and the card says interrupted."""
+
+    def interrupt(_signal: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _open_card(root: Path, request: Request, resolved: Resolved, asked: dict[str, Any]) -> None:
+    def change(card: dict[str, Any]) -> None:
+        card.update(
+            status="running",
+            error=None,
+            steps=request.steps,
+            request=asked,
+            pid=os.getpid(),
+            params=resolved.card(),
+            versions=runcard.versions(),
+            host=runcard.host(),
+            git=runcard.git_state(),
+        )
+        for stage in request.stages:
+            entry = card["stages"].setdefault(stage, {})
+            entry.setdefault("status", "pending")
+            entry["name"] = f"{root.name}-{STAGE_SUFFIX[stage]}"
+
+    runcard.update(root, change)
+
+
+def _close_card(root: Path, status: str, error: BaseException | None = None) -> None:
+    message = str(error) if isinstance(error, SpaceportError) else repr(error) if error else None
+
+    def change(card: dict[str, Any]) -> None:
+        card.update(status=status, error=message, ended=runcard.now())
+        card["seconds"] = round(sum(s.get("seconds") or 0 for s in card["stages"].values()), 2)
+
+    # A full disk must not hide the error that is already on its way.
+    with contextlib.suppress(SpaceportError):
+        runcard.update(root, change)

@@ -1,0 +1,1 @@
+"""Pictures: data in, matplotlib Figure out. Nothing here shows or saves."""

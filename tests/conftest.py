@@ -1,0 +1,50 @@
+"""Fixtures every test module may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--photos", default="", help="folder of scenes with real photographs, for slow tests")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip `gpu` tests where there is no CUDA device; nothing else is ever skipped for want of hardware."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    reason = pytest.mark.skip(reason="no CUDA device on this machine")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(reason)
+
+
+@pytest.fixture(scope="session")
+def tiny_flight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 photographs of 400×300 with EXIF GPS in `images/`, and `ground_truth.json`; never written to."""
+    from spaceport_lab.sample import make_sample
+
+    folder = tmp_path_factory.mktemp("flight") / "tiny"
+    make_sample(folder, n_images=12, width=400, height=300)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_scene_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A developer's own settings must not change what the tests see."""
+    for name in [n for n in os.environ if n.startswith("SPACEPORT_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def photos(request: pytest.FixtureRequest) -> Path:
+    """The folder given with --photos, for tests on real photographs."""
+    folder = request.config.getoption("--photos")
+    if not folder:
+        pytest.fail("slow tests need --photos FOLDER")
+    return Path(folder)
