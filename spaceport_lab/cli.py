@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +22,8 @@ app = typer.Typer(
 )
 params_app = typer.Typer(no_args_is_help=True, help="Parameters: show them, keep the notebooks in step.")
 app.add_typer(params_app, name="params")
-console = Console(highlight=False)
+# Without a terminal there is no width to respect, and a table cut at 80 columns helps nobody.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 Preset = Annotated[
     list[str] | None, typer.Option("--preset", "-p", help="Preset name or .yaml path; later ones win.")
@@ -60,9 +60,13 @@ def run(
     from spaceport_lab.pipeline.display import Display
 
     request = make_request(path, steps, data)
-    result = run_pipeline(
-        request, preset or (), override or (), job=job, new=new, display=Display(console=console)
-    )
+    try:
+        result = run_pipeline(
+            request, preset or (), override or (), job=job, new=new, display=Display(console=console)
+        )
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
     _print_result(result.root)
 
 
@@ -113,12 +117,15 @@ def params_show(
 
         check_name(stage, "", where="params show")
     for name in [stage] if stage else SCHEMAS:
-        table = Table("name", "value", "from", "bounds", "help", title=name, title_justify="left", box=None)
+        table = Table(box=None, pad_edge=False)
+        for column in ("name", "value", "from", "bounds", "help"):
+            table.add_column(column, no_wrap=column in ("name", "value", "from"))
         for key, field in SCHEMAS[name].model_fields.items():
             value, origin = getattr(resolved.params[name], key), resolved.origins[name][key]
-            row = (key, repr(value), origin, bounds(SCHEMAS[name], key), field.description or "")
+            row = (f"{name}.{key}", repr(value), origin, bounds(SCHEMAS[name], key), field.description or "")
             table.add_row(*map(escape, row), style="" if origin == "default" else "bold")
         console.print(table)
+        console.print()
 
 
 @params_app.command("sync")
@@ -168,13 +175,6 @@ def main() -> None:
         app()
     except SpaceportError as error:
         Console(stderr=True, highlight=False).print(f"[red]{escape(str(error))}[/]", soft_wrap=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        Console(stderr=True).print("stopped; the same command goes on from here")
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader (head, a closed pager) has gone: nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 

@@ -23,12 +23,19 @@ class SpaceportError(Exception):
         got: what came instead, if that helps.
         expected: what would have been right.
         hint: the first thing to try.
+        see: where there is more to read, such as a log.
     """
 
     def __init__(
-        self, what: str, *, got: object = None, expected: object = None, hint: str | None = None
+        self,
+        what: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        hint: str | None = None,
+        see: object = None,
     ) -> None:
-        self.what, self.got, self.expected, self.hint = what, got, expected, hint
+        self.what, self.got, self.expected, self.hint, self.see = what, got, expected, hint, see
         lines = [f"{what}."]
         if expected is not None:
             lines.append(f"  expected: {expected}")
@@ -36,6 +43,8 @@ class SpaceportError(Exception):
             lines.append(f"  got:      {got}")
         if hint:
             lines.append(f"  try:      {hint}")
+        if see is not None:
+            lines.append(f"  see:      {see}")
         super().__init__("\n".join(lines))
 
 

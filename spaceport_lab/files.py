@@ -28,7 +28,7 @@ def clear_os_errors(path: Path) -> Iterator[None]:
             errno.EDQUOT: "free some of your quota or choose another folder with --data",
             errno.EACCES: "make the folder writable or choose another one with --data",
             errno.EPERM: "make the folder writable or choose another one with --data",
-            errno.ENOTDIR: "a file lies where a folder is needed: move it, or choose another folder with --data",
+            errno.ENOTDIR: "a file lies where a folder is needed: move it or choose another --data",
             errno.EROFS: "the file system is read-only: choose another folder with --data",
         }
         if error.errno not in hints:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import html
+import logging
 import platform
 import resource
 import signal
@@ -77,6 +78,7 @@ def start(stage: str, cell: Mapping[str, Any]) -> tuple[StageParams, StageRun]:
     params = validate_stage(stage, {name: cell[name] for name in names if name in cell})
     if not params.interactive:
         die_with_parent()
+    _log_to_the_cell()
     shell = get_ipython()
     if shell is not None:
         select_figure_formats(shell, {"png"}, bbox_inches=None)
@@ -205,6 +207,8 @@ def _params_table(stage: str, params: StageParams, run: StageRun) -> Any:
     card = (runcard.read(run.root) or {}).get("params", {}).get(stage, {})
     rows = []
     for name, field in SCHEMAS[stage].model_fields.items():
+        if name == "run_dir":
+            continue  # the title says it
         value = getattr(params, name)
         entry = card.get(name)
         if entry is not None and entry["value"] == value:
@@ -215,7 +219,7 @@ def _params_table(stage: str, params: StageParams, run: StageRun) -> Any:
     changed = [row for row in rows if row["from"] != "default"]
     rest = [row for row in rows if row["from"] == "default"]
     return _Foldable(
-        f"{stage} of job {run.job}",
+        f"{stage} of job {run.job}, in {run.root}",
         table(changed, ["parameter", "value", "from", "help"]),
         f"{len(rest)} parameters at their default",
         table(rest, ["parameter", "value", "from", "help"]),
@@ -272,6 +276,17 @@ def _lock(run: StageRun) -> None:
             f"another process is writing {run.dir}",
             hint="stop the other run or shut its kernel down, or choose another job name",
         ) from error
+
+
+def _log_to_the_cell() -> None:
+    """Let what the package logs appear as ordinary output; on stderr a notebook shows it as a fault."""
+    logger = logging.getLogger("spaceport_lab")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
 
 
 def die_with_parent() -> None:

@@ -13,7 +13,7 @@ PACKAGE = Path(spaceport_lab.__file__).parent
 FLOORS: list[set[str]] = [
     {"errors", "resources", "files", "kernels"},
     {"params"},
-    {"workspace", "runcard", "cameras", "gaussians", "images", "metrics"},
+    {"workspace", "runcard", "colmap", "cameras", "gaussians", "images", "metrics"},
     {"backends", "sog"},
     {"evaluation"},
     {"sample", "ingest", "sfm", "train", "compress", "inspection"},

@@ -25,11 +25,11 @@ def test_params_show_names_value_origin_and_bounds() -> None:
     result = cli("params", "show", "train", "--preset", "demo", "--set", "train.seed=7")
     assert result.returncode == 0, result.stderr
     lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
-    assert "--set" in lines["seed"]
-    assert "7" in lines["seed"]
-    assert "preset demo" in lines["max_steps"]
-    assert "≥ 1" in lines["max_steps"]
-    assert "means_lr" in lines
+    assert "--set" in lines["train.seed"]
+    assert "7" in lines["train.seed"]
+    assert "preset demo" in lines["train.max_steps"]
+    assert "≥ 1" in lines["train.max_steps"]
+    assert "train.means_lr" in lines
 
 
 def test_params_show_of_a_misspelt_stage() -> None:

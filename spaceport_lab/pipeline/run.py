@@ -16,7 +16,7 @@ from typing import Any
 
 import filelock
 
-from spaceport_lab import files, runcard
+from spaceport_lab import errors, files, runcard
 from spaceport_lab.errors import SpaceportError, StageError, WorkspaceError
 from spaceport_lab.params import Resolved, StageParams, resolve
 from spaceport_lab.params.cells import notebook_path
@@ -27,6 +27,9 @@ from spaceport_lab.workspace import StageRun, folder_name
 
 GRACE_SECONDS = 5.0
 """After a stop is asked for, a stage gets this long before it is killed."""
+
+
+_OWN_ERRORS = {name for name, kind in vars(errors).items() if isinstance(kind, type)}
 
 
 @dataclass(frozen=True)
@@ -141,7 +144,8 @@ def _execute(run: StageRun, params: StageParams, display: Display) -> None:
     spec = {
         "notebook": str(notebook_path(run.stage)),
         "output": str(run.root / "notebooks" / f"{name}.ipynb"),
-        "parameters": params.model_dump(),
+        # Only what differs: the notebook's own cell holds the defaults, and the record stays readable.
+        "parameters": params.model_dump(exclude_defaults=True),
         "cwd": str(run.dir),
         "log": str(run.root / "logs" / f"{name}.log"),
         "error": str(run.dir / "error.json"),
@@ -177,13 +181,10 @@ def _stage_error(run: StageRun, spec: dict[str, Any]) -> StageError:
         tail = Path(spec["log"]).read_text(errors="replace").strip().splitlines()[-3:]
         problem = {"name": "the notebook's process died", "message": "\n".join(tail) or "no message"}
     name = f"{run.job}-{STAGE_SUFFIX[run.stage]}"
-    error = StageError(
-        f"{name} failed: {problem['message'].strip().removesuffix('.')}",
-        hint=f"the notebook as it stopped is {spec['output']}, its log {spec['log']}",
-    )
-    if not problem["name"].endswith("Error"):
-        error.add_note(problem["name"])
-    return error
+    kind, message = problem["name"], problem["message"].strip().removesuffix(".")
+    if kind not in _OWN_ERRORS:
+        message = f"{kind}: {message}"
+    return StageError(f"{name} failed: {message}", see=f"{spec['output']} and {spec['log']}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
