@@ -1,0 +1,33 @@
+"""Parameters of the compress stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from spaceport_lab.params.base import StageParams
+
+
+class CompressParams(StageParams):
+    """How small the .sog becomes, and what it may cost."""
+
+    ply: str = Field(
+        "",
+        description="[path] PLY to compress; empty: the one the train stage made",
+        json_schema_extra={"key": False},
+    )
+    sh_degree: int = Field(3, ge=0, le=3, description="[degree] SH bands above this one are dropped")
+    sh_palette: int = Field(
+        0, ge=0, le=65536, description="[count] SH palette entries; 0 chooses by the number of Gaussians"
+    )
+    iterations: int = Field(6, ge=1, le=100, description="[count] k-means iterations for the SH palette")
+    backend: Literal["auto", "cpu", "cuda"] = Field(
+        "auto",
+        description="[name] rasterizer of the held-out views; auto takes gsplat on CUDA where it can run",
+    )
+    max_psnr_loss: float = Field(
+        1.0, gt=0, description="[dB] quality gate on held-out PSNR lost by compressing"
+    )
+    min_ratio: float = Field(2.0, ge=0, description="[ratio] quality gate on PLY bytes over .sog bytes")
+    seed: int = Field(0, ge=0, description="[number] random seed of the k-means")

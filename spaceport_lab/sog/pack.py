@@ -1,0 +1,86 @@
+"""How SOG puts each field of a Gaussian into bytes, and back: arrays in, arrays out.
+
+Decoding repeats PlayCanvas' formulas operation by operation in double precision, so that our reader and
+theirs give the same float32 to the last bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from spaceport_lab.gaussians import normalize_quats, sigmoid
+
+QUAT_TAG = 252
+"""Alpha byte of a rotation whose largest component is w; x, y and z follow."""
+
+_OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
+
+
+def log_coordinates(means: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+    """sign(v)·ln(1 + |v|), float64: fine near the origin, coarse far away."""
+    v = means.astype(np.float64)
+    return np.copysign(np.log1p(np.abs(v)), v)
+
+
+def pack_means(
+    means: Float[np.ndarray, "N 3"],
+) -> tuple[Int[np.ndarray, "N 3"], Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
+    """16-bit steps between the least and the greatest log coordinate of each axis.
+
+    Returns:
+        steps [N, 3] uint16, mins [3] and maxs [3] in log coordinates.
+    """
+    t = log_coordinates(means)
+    mins, maxs = t.min(axis=0), t.max(axis=0)
+    span = np.where(maxs > mins, maxs - mins, 1)
+    return np.rint((t - mins) / span * 65535).astype(np.uint16), mins, maxs
+
+
+def unpack_means(
+    steps: Int[np.ndarray, "N 3"], mins: Float[np.ndarray, "3"], maxs: Float[np.ndarray, "3"]
+) -> Float[np.ndarray, "N 3"]:
+    """World coordinates, float32, of 16-bit steps."""
+    span = np.where(maxs - mins == 0, 1, maxs - mins)
+    t = mins + span * (steps / 65535)
+    # exp(t) - 1 and not expm1(t): the last bit is to be the same as in PlayCanvas' reader.
+    magnitude = np.exp(np.abs(t)) - 1
+    return np.where(t < 0, -magnitude, magnitude).astype(np.float32)
+
+
+def pack_quats(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
+    """The three smaller components at 8 bits, and which one was left out."""
+    q = normalize_quats(quats.astype(np.float64))
+    largest = np.abs(q).argmax(axis=1)
+    q *= np.where(np.take_along_axis(q, largest[:, None], axis=1) < 0, -1, 1)
+    others = np.take_along_axis(q, _OTHERS[largest], axis=1) * np.sqrt(2)
+    packed = np.empty((len(q), 4), np.uint8)
+    packed[:, :3] = np.rint(255 * (others * 0.5 + 0.5)).clip(0, 255)
+    packed[:, 3] = QUAT_TAG + largest
+    return packed
+
+
+def unpack_quats(packed: UInt8[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
+    """Unit quaternions w, x, y, z; a tag under 252 is the identity."""
+    others = (packed[:, :3] / 255 * 2 - 1) / np.sqrt(2)
+    squares = others * others
+    largest = np.sqrt(np.maximum(0, 1 - (squares[:, 0] + squares[:, 1] + squares[:, 2])))
+    index = packed[:, 3].astype(np.intp) - QUAT_TAG
+    known = index >= 0
+    index[~known] = 0
+    quats = np.zeros((len(packed), 4))
+    np.put_along_axis(quats, _OTHERS[index], others, axis=1)
+    np.put_along_axis(quats, index[:, None], largest[:, None], axis=1)
+    quats[~known] = (1, 0, 0, 0)
+    return quats.astype(np.float32)
+
+
+def pack_opacities(opacities: Float[np.ndarray, "N"]) -> UInt8[np.ndarray, "N"]:
+    """Opacities 0 to 1 in 255 steps, from logits."""
+    return np.rint(255 * sigmoid(opacities.astype(np.float64))).astype(np.uint8)
+
+
+def unpack_opacities(packed: UInt8[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
+    """Logits; 0 and 255 stand for 1e-6 and 1 - 1e-6."""
+    alphas = np.clip(packed / 255, 1e-6, 1 - 1e-6)
+    return np.log(alphas / (1 - alphas)).astype(np.float32)

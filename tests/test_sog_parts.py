@@ -1,0 +1,249 @@
+"""The parts of the SOG writer beside slow and obvious ones: packing, order, codebooks, palette."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from splats import random_splat, scene_splat
+
+from spaceport_lab.sog import pack
+from spaceport_lab.sog.codebook import companded_codebook, nearest, uniform_codebook
+from spaceport_lab.sog.compare import rotation_degrees
+from spaceport_lab.sog.order import morton_codes, morton_order
+from spaceport_lab.sog.palette import Palette, build_palette, default_size, sort_entries
+from spaceport_lab.sog.write import visibility
+
+
+def finish(steps) -> Palette:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            return done.value
+
+
+# --- packing -----------------------------------------------------------------------------------------------
+
+
+def test_means_land_on_the_nearest_step() -> None:
+    means = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32) * [1, 30, 1000]
+    steps, mins, maxs = pack.pack_means(means)
+    assert steps.min() == 0
+    assert steps.max() == 65535
+    t = np.sign(means) * np.log1p(np.abs(means.astype(np.float64)))
+    back = mins + (maxs - mins) * steps / 65535
+    assert (np.abs(back - t) <= (maxs - mins) / 65535 * 0.5000001).all()
+    assert (np.abs(pack.unpack_means(steps, mins, maxs) - means) <= 1.3e-4 * (1 + np.abs(means))).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-1, 1, width=32), min_size=4, max_size=4))
+def test_any_rotation_survives_packing(components: list[float]) -> None:
+    quats = np.array([components], np.float32)
+    packed = pack.pack_quats(quats)
+    assert 252 <= packed[0, 3] <= 255
+    assert rotation_degrees(quats, pack.unpack_quats(packed))[0] < 1.0
+
+
+def test_rotations_pack_as_described() -> None:
+    for quat in random_splat(50).quats:
+        q = quat / np.linalg.norm(quat)
+        largest = int(np.argmax(np.abs(q)))
+        q = q * np.sign(q[largest])
+        others = [round(255 * (c * 2**0.5 / 2 + 0.5)) for i, c in enumerate(q) if i != largest]
+        np.testing.assert_array_equal(pack.pack_quats(quat[None])[0], [*others, 252 + largest])
+
+
+def test_opacities_land_on_the_nearest_step() -> None:
+    logits = np.linspace(-12, 12, 999).astype(np.float32)
+    back = pack.unpack_opacities(pack.pack_opacities(logits))
+    alpha, again = 1 / (1 + np.exp(-logits.astype(np.float64))), 1 / (1 + np.exp(-back.astype(np.float64)))
+    assert np.abs(alpha - again).max() <= 0.5 / 255 + 1e-6
+    assert np.isfinite(back).all()
+
+
+# --- order -------------------------------------------------------------------------------------------------
+
+
+def slow_code(x: int, y: int, z: int) -> int:
+    bits = (f"{v:021b}" for v in (z, y, x))
+    return int("".join("".join(three) for three in zip(*bits, strict=True)), 2)
+
+
+def test_morton_codes_interleave_bits() -> None:
+    grid = np.random.default_rng(0).integers(0, 2**21, (200, 3))
+    grid[:2] = [[0, 0, 0], [2**21 - 1] * 3]
+    codes = morton_codes(grid.astype(np.float64))
+    assert codes.tolist() == [slow_code(*row) for row in grid.tolist()]
+
+
+def test_order_is_stable_and_brings_neighbours_together() -> None:
+    points = np.random.default_rng(0).normal(size=(5000, 3))
+    order = morton_order(points)
+    assert sorted(order.tolist()) == list(range(5000))
+    step = np.linalg.norm(np.diff(points[order], axis=0), axis=1).mean()
+    assert step < 0.2 * np.linalg.norm(np.diff(points, axis=0), axis=1).mean()
+    np.testing.assert_array_equal(morton_order(np.zeros((9, 3))), np.arange(9))
+
+
+# --- codebooks ---------------------------------------------------------------------------------------------
+
+
+def heavy_tails(n: int) -> np.ndarray:
+    rng = np.random.default_rng(n)
+    return (rng.standard_t(3, n) * 0.7 - 4).astype(np.float32)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=400))
+def test_nearest_is_the_nearest(values: list[float]) -> None:
+    array = np.array(values, np.float32)
+    codebook = companded_codebook(array)
+    assert codebook.shape == (256,)
+    assert (np.diff(codebook) >= 0).all()
+    got = np.abs(codebook[nearest(array, codebook)].astype(np.float64) - array)
+    best = np.abs(codebook[None].astype(np.float64) - array[:, None]).min(axis=1)
+    np.testing.assert_allclose(got, best, rtol=1e-6, atol=1e-9)
+
+
+def test_few_values_are_kept_exactly() -> None:
+    values = np.repeat(np.float32([3, -1, 0.1, 7e8]), 100_000)
+    np.testing.assert_array_equal(
+        companded_codebook(values)[nearest(values, companded_codebook(values))], values
+    )
+
+
+def lloyd_max(values: np.ndarray, size: int = 256) -> float:
+    """RMS error of plain Lloyd-Max from quantiles: what a codebook without a floor reaches."""
+    codebook = np.quantile(values, (np.arange(size) + 0.5) / size)
+    for _ in range(60):
+        label = np.searchsorted((codebook[1:] + codebook[:-1]) / 2, values)
+        count = np.bincount(label, minlength=size)
+        mean = np.bincount(label, values, size) / np.maximum(count, 1)
+        codebook = np.sort(np.where(count > 0, mean, codebook))
+    return float(np.sqrt(((values - codebook[nearest(values, codebook)]) ** 2).mean()))
+
+
+@pytest.mark.parametrize("n", [2000, 300_000])
+def test_companded_codebook_has_small_mean_and_bounded_largest_error(n: int) -> None:
+    values = heavy_tails(n)
+    codebook = companded_codebook(values)
+    error = np.abs(codebook[nearest(values, codebook)] - values)
+    assert np.sqrt((error**2).mean()) < 1.05 * lloyd_max(values)
+    assert error.max() < (values.max() - values.min()) / 60
+
+
+def test_one_far_value_does_not_cost_the_others() -> None:
+    values = np.random.default_rng(0).normal(size=20_000).astype(np.float32)
+    plain = np.abs(companded_codebook(values)[nearest(values, companded_codebook(values))] - values).mean()
+    values[7] = 500
+    codebook = companded_codebook(values)
+    error = np.abs(codebook[nearest(values, codebook)] - values)
+    assert error[7] < 5
+    assert np.delete(error, 7).mean() < 1.5 * plain
+
+
+def test_uniform_codebook_has_the_error_asked_for_and_even_steps() -> None:
+    values = np.random.default_rng(0).laplace(scale=0.05, size=50_000).astype(np.float32)
+    codebook = uniform_codebook(values, mean_square=0.02**2, share=0.35)
+    error = np.abs(codebook[nearest(values, codebook)] - values)
+    assert (error**2).mean() == pytest.approx(0.35 * 0.02**2, rel=0.15)
+    steps = np.diff(codebook[(codebook > -0.15) & (codebook < 0.15)])
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-3)
+    assert codebook[0] <= values.min() + 0.05
+    assert codebook[-1] >= values.max() - 0.05
+
+
+def test_uniform_codebook_of_exact_values_is_the_companded_one() -> None:
+    values = heavy_tails(900)
+    np.testing.assert_array_equal(uniform_codebook(values, 0.0), companded_codebook(values))
+
+
+# --- palette -----------------------------------------------------------------------------------------------
+
+
+def exact_kmeans(X: np.ndarray, k: int, iterations: int = 12) -> float:
+    """Mean square error of k-means that compares everything with everything."""
+    entries = X[np.random.default_rng(0).choice(len(X), k, replace=False)].copy()
+    for _ in range(iterations):
+        distance = (entries**2).sum(1)[None] - 2 * X @ entries.T
+        label = distance.argmin(axis=1)
+        for entry in np.unique(label):
+            entries[entry] = X[label == entry].mean(axis=0)
+    return float(((X - entries[label]) ** 2).mean())
+
+
+def test_palette_is_as_good_as_exact_kmeans() -> None:
+    X = scene_splat(6000).shN.reshape(6000, -1)
+    palette = finish(build_palette(X, np.ones(6000), 600, 6, seed=0))
+    assert palette.entries.shape == (600, 45)
+    assert ((X - palette.entries[palette.labels]) ** 2).mean() == pytest.approx(palette.mean_square, rel=1e-4)
+    assert palette.mean_square < 1.01 * exact_kmeans(X, 600)
+
+
+def test_weights_draw_entries_to_what_counts() -> None:
+    X = scene_splat(5000).shN.reshape(5000, -1)
+    weights = np.where(np.arange(5000) < 500, 50.0, 0.02)
+    plain = finish(build_palette(X, np.ones(5000), 300, 5, seed=0))
+    weighted = finish(build_palette(X, weights, 300, 5, seed=0))
+
+    def error(palette: Palette) -> np.ndarray:
+        return ((X - palette.entries[palette.labels]) ** 2).mean(axis=1)
+
+    assert error(weighted)[:500].mean() < 0.8 * error(plain)[:500].mean()
+    assert error(weighted).mean() > error(plain).mean()
+
+
+@pytest.mark.parametrize(("n", "distinct", "size"), [(1, 1, 1), (5, 5, 9), (3000, 7, 20), (3000, 40, 40)])
+def test_few_distinct_vectors_are_kept_exactly(n: int, distinct: int, size: int) -> None:
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(distinct, 9)).astype(np.float32)[np.arange(n) % distinct]
+    palette = finish(build_palette(X, np.ones(n), size, 3, seed=0))
+    np.testing.assert_array_equal(palette.entries[palette.labels], X)
+    assert palette.mean_square == 0
+    assert len(palette.entries) == distinct
+
+
+def test_duplicates_and_zeros_leave_no_entry_without_a_value() -> None:
+    X = np.zeros((4000, 9), np.float32)
+    X[::7] = np.random.default_rng(0).normal(size=X[::7].shape)
+    palette = finish(build_palette(X, np.ones(4000), 100, 5, seed=0))
+    assert np.isfinite(palette.entries).all()
+    assert palette.labels.max() < len(palette.entries) <= 100
+    np.testing.assert_allclose(palette.entries[palette.labels][X.any(axis=1) == 0], 0, atol=0.2)
+
+
+def test_same_seed_same_palette_whatever_torch_did_before() -> None:
+    X = scene_splat(3000).shN.reshape(3000, -1)
+    first = finish(build_palette(X, np.ones(3000), 200, 3, seed=5))
+    torch.manual_seed(99)
+    second = finish(build_palette(X, np.ones(3000), 200, 3, seed=5))
+    np.testing.assert_array_equal(first.labels, second.labels)
+    np.testing.assert_array_equal(first.entries, second.entries)
+
+
+def test_sorting_keeps_every_vectors_entry_and_drops_unused_ones() -> None:
+    rng = np.random.default_rng(0)
+    palette = Palette(rng.normal(size=(50, 6)), rng.integers(0, 40, 900), 0.1)
+    tidy = sort_entries(palette)
+    np.testing.assert_array_equal(tidy.entries[tidy.labels], palette.entries[palette.labels])
+    assert len(tidy.entries) == len(np.unique(palette.labels)) == 40
+    ranks = [np.flatnonzero(tidy.labels == entry).mean() for entry in range(40)]
+    assert ranks == sorted(ranks)
+
+
+def test_default_size() -> None:
+    sizes = {1: 1, 70: 70, 1000: 1000, 8200: 1024, 100_000: 12480, 10_000_000: 65536}
+    assert {n: default_size(n) for n in sizes} == sizes
+
+
+def test_visibility_is_about_one_and_bounded() -> None:
+    splat = random_splat(1000)
+    splat.scales[0], splat.opacities[0] = 80, 10
+    weights = visibility(splat)
+    assert 0.5 < np.median(weights) < 2
+    assert weights.max() == pytest.approx(50)
+    assert weights.min() >= np.sqrt(1e-3)
