@@ -79,11 +79,24 @@ def sample(
     seed: Annotated[int, typer.Option(min=0)] = 7,
 ) -> None:
     """Make the sample scene: a simulated drone flight over a spaceport, with exact ground truth."""
+    from rich.progress import Progress
+
     from spaceport_lab.sample import make_sample
 
-    with console.status("flying over the spaceport"):
-        info = make_sample(folder, n_images=photographs, width=width, height=height, seed=seed)
-    console.print(f"{info.n_images} photographs and their ground truth are in {folder}")
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("the sample scene", total=None)
+        info = make_sample(
+            folder,
+            n_images=photographs,
+            width=width,
+            height=height,
+            seed=seed,
+            progress=lambda done, total, message: bar.update(
+                task, completed=done, total=total, description=message
+            ),
+        )
+    made = "are in" if info.created else "were there already, in"
+    console.print(f"{info.n_images} photographs and their ground truth {made} {folder}", soft_wrap=True)
 
 
 @app.command()
