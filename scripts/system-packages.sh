@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Brings what no Python wheel carries, on Debian and Ubuntu with the right to install; elsewhere says what is missing.
 #   system-packages.sh run    shared libraries Open3D loads
-#   system-packages.sh test   Chromium, for the browser tests
+#   system-packages.sh test   Chromium, for the browser tests; exit code 1 where the system has none to give
 set -euo pipefail
 
 missing_libraries() {
@@ -29,7 +29,8 @@ run)
 test)
     command -v chromium >/dev/null || command -v google-chrome >/dev/null && exit 0
     if command -v apt-get >/dev/null && install_packages chromium; then exit 0; fi
-    echo "no Chromium from the system: Playwright brings its own" >&2
+    echo "no Chromium from the system" >&2
+    exit 1
     ;;
 *)
     echo "usage: $0 run|test" >&2

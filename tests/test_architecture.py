@@ -27,7 +27,7 @@ STAGES = {"ingest", "sfm", "train", "compress", "inspection"}
 # errors is every room's; files sits on errors; the rest of a floor shares nothing unless listed here.
 SAME_FLOOR = {
     ("files", "errors"), ("kernels", "errors"), ("runcard", "files"), ("workspace", "runcard"),
-    ("cameras", "images"), ("report", "notebook"), ("notebook", "report"),
+    ("cameras", "images"), ("cameras", "colmap"), ("report", "notebook"), ("notebook", "report"),
 }  # fmt: skip
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

@@ -11,6 +11,7 @@ import nbformat
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from spaceport_lab.params import STAGES
@@ -33,7 +34,7 @@ def tracked() -> list[Path]:
 
 
 def requirements(lines: list[str]) -> dict[str, Requirement]:
-    return {Requirement(line).name.lower(): Requirement(line) for line in lines}
+    return {canonicalize_name(Requirement(line).name): Requirement(line) for line in lines}
 
 
 def test_environment_yml_agrees_with_pyproject() -> None:

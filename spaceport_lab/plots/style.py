@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 # Okabe and Ito's palette, which eight kinds of colour vision can tell apart.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -87,6 +87,12 @@ def engineering(ax, which: str = "y", unit: str = "") -> None:
     """Write an axis' numbers as 20 k, 1.5 M."""
     axis = ax.yaxis if which == "y" else ax.xaxis
     axis.set_major_formatter(EngFormatter(unit=unit))
+
+
+def count_axis(ax) -> None:
+    """Whole numbers along x and no grid lines there: one bar is one thing."""
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.grid(axis="x", visible=False)
 
 
 def empty_figure(message: str, width: float = 9.0, height: float = 1.6) -> Figure:
