@@ -100,6 +100,14 @@ def sample(
 
 
 @app.command()
+def report(run_dir: Annotated[Path, typer.Argument(help="A run folder, data/SCENE/runs/JOB.")]) -> None:
+    """Write report.html of a run anew, such as one whose notebooks were run by hand."""
+    from spaceport_lab.report import write_report
+
+    console.print(write_report(run_dir), soft_wrap=True)
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine can do, and what to do about each problem."""
     from spaceport_lab.doctor import examine

@@ -105,6 +105,7 @@ def test_the_run_card_has_what_others_rely_on(killed_then_resumed) -> None:
         assert names <= set(stages[stage]["metrics"]), stage
         assert stages[stage]["seconds"] > 0
         assert stages[stage]["peak_rss_mb"] > 50
+    assert "could not be drawn" not in (killed_then_resumed[0].root / "report.html").read_text()
     assert stages["sfm"]["metrics"]["n_registered"] == 12
     assert stages["sfm"]["metrics"]["pose_rmse_m"] < 0.5
     assert stages["train"]["metrics"]["psnr_heldout"] > 15

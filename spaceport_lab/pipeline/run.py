@@ -16,7 +16,7 @@ from typing import Any
 
 import filelock
 
-from spaceport_lab import errors, files, runcard
+from spaceport_lab import errors, files, report, runcard
 from spaceport_lab.errors import SpaceportError, StageError, WorkspaceError
 from spaceport_lab.params import Resolved, StageParams, resolve
 from spaceport_lab.params.cells import notebook_path
@@ -87,15 +87,20 @@ def run_pipeline(
             adopt_run(request.adopt, root, before=request.stages[0])
         display.start(root, request.stages)
         try:
-            for stage in request.stages:
-                _run_stage(root, stage, resolved, display)
+            ran = [_run_stage(root, stage, resolved, display) for stage in request.stages]
         except BaseException as error:
             stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
             _close_card(root, "interrupted" if stopped else "failed", error)
+            if not stopped:
+                # A report of what there is helps to see why; that it cannot be written must not hide why.
+                with contextlib.suppress(Exception):
+                    report.write_report(root)
             raise
         finally:
             display.stop()
         _close_card(root, "succeeded")
+        if any(ran) or not (root / "report.html").exists():
+            report.write_report(root)
     return RunResult(root, runcard.read(root) or {})
 
 
@@ -107,22 +112,24 @@ def _preflight(request: Request, resolved: Resolved) -> None:
         choose_backend(resolved.params["train"].backend)
 
 
-def _run_stage(root: Path, stage: str, resolved: Resolved, display: Display) -> None:
+def _run_stage(root: Path, stage: str, resolved: Resolved, display: Display) -> bool:
+    """Run a stage unless it has finished; returns whether it ran."""
     params = resolved.params[stage].model_copy(update={"run_dir": str(root)})
     run = StageRun(root, stage)
     state = prepare_stage(run, params)
     if state != "todo":
         manifest = json.loads((run.dir / "stage.json").read_text())
+        known = (runcard.read(root) or {})["stages"].get(stage, {}).get("metrics") or {}
         runcard.update_stage(
             root,
             stage,
             status="succeeded",
             error=None,
-            metrics=manifest["metrics"],
+            metrics={**known, **manifest["metrics"]},
             warnings=manifest["warnings"],
         )
         display.skipped(stage, state, manifest["metrics"])
-        return
+        return False
     display.begin(stage)
     started = time.monotonic()
     try:
@@ -136,6 +143,7 @@ def _run_stage(root: Path, stage: str, resolved: Resolved, display: Display) -> 
         raise
     card = (runcard.read(root) or {})["stages"][stage]
     display.done(stage, time.monotonic() - started, card["metrics"], card["warnings"])
+    return True
 
 
 def _execute(run: StageRun, params: StageParams, display: Display) -> None:
