@@ -1,0 +1,9 @@
+"""One `rasterize()` for both backends: gsplat on CUDA, our numba kernels on the CPU."""
+
+from __future__ import annotations
+
+from spaceport_lab.backends.choose import choose_backend
+from spaceport_lab.backends.dispatch import rasterize
+from spaceport_lab.backends.loss import l1_ssim_loss
+
+__all__ = ["choose_backend", "l1_ssim_loss", "rasterize"]

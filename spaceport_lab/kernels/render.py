@@ -1,0 +1,343 @@
+"""One frame: the kernels in the order in which they are used, and what backward needs of forward.
+
+Nothing here is global: every call allocates what it needs, so any number of threads may render at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import psutil
+
+from spaceport_lab.errors import BackendError
+from spaceport_lab.kernels import binning, harmonics, layout, projection, raster, threads
+
+PLENTY = 2**28  # bytes that are not worth asking the machine about
+
+
+@dataclass(frozen=True)
+class View:
+    """A pinhole camera and how it is rendered.
+
+    Attributes:
+        view: [16] float32, world to camera, row by row.
+        camera: [4] float32 fx, fy, cx, cy in pixels.
+        center: [3] float32, the camera's centre in the world.
+    """
+
+    view: np.ndarray
+    camera: np.ndarray
+    center: np.ndarray
+    width: int
+    height: int
+    eps2d: float = 0.3
+    near: float = 0.01
+    far: float = 1e10
+    radius_clip: float = 0.0
+    antialiased: bool = False
+
+
+@dataclass(frozen=True)
+class Shape:
+    """N Gaussians, flat C-contiguous float32: means [N*3], quats [N*4] wxyz, scales [N*3], opacities [N]."""
+
+    means: np.ndarray
+    quats: np.ndarray
+    scales: np.ndarray
+    opacities: np.ndarray
+
+    @property
+    def n(self) -> int:
+        return self.opacities.shape[0]
+
+
+@dataclass(frozen=True)
+class Harmonics:
+    """Spherical harmonics as the source of colours; see `kernels.harmonics` for the strides."""
+
+    sh0: np.ndarray
+    stride_0: int
+    shn: np.ndarray
+    stride_n: int
+    first_n: int
+    n_coefficients: int
+    degree: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """Colours as they are: flat [N*channels]."""
+
+    colors: np.ndarray
+    channels: int
+
+
+@dataclass
+class Frame:
+    """A rendered view and what its backward pass needs."""
+
+    view: View
+    channels: int
+    with_depth: bool
+    tiles: tuple[int, int]
+    stride: int
+    records: np.ndarray
+    radii: np.ndarray
+    means2d: np.ndarray
+    depths: np.ndarray
+    keys: np.ndarray
+    counts: np.ndarray
+    first_slot: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    starts: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    entry_gaussians: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    entry_slots: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    words: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    image: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    transmittance: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of the inputs, shaped like them, rows padded as `layout.padded` says.
+
+    Colours as [N*channels] without depth; where they come from harmonics, sh0 and shn as well.
+    """
+
+    means: np.ndarray
+    quats: np.ndarray
+    scales: np.ndarray
+    opacities: np.ndarray
+    means2d: np.ndarray
+    absolute: np.ndarray
+    colors: np.ndarray
+    sh0: np.ndarray
+    shn: np.ndarray
+    view: np.ndarray  # [3, 4] rotation and translation
+    center: np.ndarray  # [3]
+
+
+def forward(
+    shape: Shape, colors: Harmonics | Given | None, view: View, with_depth: bool, background: np.ndarray
+) -> Frame:
+    """Render one view.
+
+    Args:
+        colors: None renders depth alone.
+        with_depth: depth along the optical axis as one more channel after the colours.
+        background: [channels] float32, added where the Gaussians let it through.
+
+    Raises:
+        BackendError: the frame needs more memory than there is.
+    """
+    channels = _color_channels(colors) + with_depth
+    if channels > layout.MAX_CHANNELS:
+        raise ValueError(f"at most {layout.MAX_CHANNELS} channels are rendered at once, got {channels}")
+    frame = _project(shape, view, channels, with_depth)
+    _color(frame, shape, colors)
+    _bin(frame, shape.n)
+    _rasterize(frame, background)
+    return frame
+
+
+def backward(
+    frame: Frame,
+    shape: Shape,
+    colors: Harmonics | Given | None,
+    g_image: np.ndarray,
+    g_alpha: np.ndarray,
+    with_absolute: bool = False,
+    with_camera: bool = False,
+) -> Gradients:
+    """Gradients of a rendered view.
+
+    Args:
+        g_image: [H*W*channels] float32 gradient of the image.
+        g_alpha: [H*W] float32 gradient of the accumulated alpha.
+        with_absolute: sum |gradient of the 2D mean| over pixels too (AbsGS).
+        with_camera: gradients of the view matrix and of the camera's centre too.
+    """
+    slots = layout.aligned_empty(int(frame.first_slot[-1]) * layout.SLOT_STRIDE)
+    _on_all(
+        raster.backward, frame.tiles[1] * -(-frame.tiles[0] // layout.SEGMENT), frame.starts, frame.ends,
+        frame.entry_gaussians, frame.entry_slots, frame.words, frame.records, frame.stride,
+        frame.view.width, frame.view.height, frame.tiles[0], frame.image, frame.transmittance, g_image,
+        g_alpha, slots, _channel_tuple(2 if with_absolute else 0), _channel_tuple(frame.channels),
+    )  # fmt: skip
+    return _carry_back(frame, shape, colors, slots, with_absolute, with_camera)
+
+
+def _on_all(kernel: Callable, n_shares: int, *args: object) -> list:
+    """Run a kernel that claims its work, `n_shares` shares of it, from a counter on several threads."""
+    counter = np.zeros(1, np.int64)
+    results = []
+    threads.run_on_threads(
+        lambda: results.append(kernel(counter, *args)), max(1, min(threads.thread_count(), n_shares))
+    )
+    return results
+
+
+def _channel_tuple(channels: int) -> tuple:
+    return (np.float32(0),) * channels
+
+
+def _color_channels(colors: Harmonics | Given | None) -> int:
+    if colors is None:
+        return 0
+    return 3 if isinstance(colors, Harmonics) else colors.channels
+
+
+def _project(shape: Shape, view: View, channels: int, with_depth: bool) -> Frame:
+    n, tiles, stride = shape.n, layout.tile_grid(view.width, view.height), layout.record_stride(channels)
+    rows = layout.padded(n)
+    frame = Frame(
+        view, channels, with_depth, tiles, stride,
+        records=layout.aligned_empty(rows * stride),
+        radii=np.empty(rows * 2, np.int32),
+        means2d=np.empty(rows * 2, np.float32),
+        depths=np.empty(rows, np.float32),
+        keys=np.empty(rows, np.uint32),
+        counts=np.empty(rows, np.int32),
+    )  # fmt: skip
+    _on_all(
+        projection.project, _chunks(n), n, shape.means, shape.quats, shape.scales, shape.opacities,
+        view.view, view.camera, view.width, view.height, np.float32(view.eps2d), np.float32(view.near),
+        np.float32(view.far), np.float32(view.radius_clip), view.antialiased, *tiles, stride, frame.records,
+        frame.radii, frame.means2d, frame.depths, frame.keys, frame.counts,
+    )  # fmt: skip
+    return frame
+
+
+def _chunks(n: int) -> int:
+    return -(-n // projection.CHUNK)
+
+
+def _color(frame: Frame, shape: Shape, colors: Harmonics | Given | None) -> None:
+    shares = _chunks(shape.n)
+    if isinstance(colors, Harmonics):
+        _on_all(
+            harmonics.shade, shares, shape.n, frame.keys, shape.means, frame.view.center, colors.sh0,
+            colors.stride_0, colors.shn, colors.stride_n, colors.first_n, colors.degree, frame.records,
+            frame.stride,
+        )  # fmt: skip
+        if frame.with_depth:
+            frame.records[layout.RECORD + 3 :: frame.stride] = frame.depths
+        return
+    given = colors.colors if colors is not None else np.zeros(0, np.float32)
+    _on_all(
+        harmonics.copy_colors, shares, shape.n, frame.keys, given, frame.depths, _color_channels(colors),
+        frame.with_depth, frame.records, frame.stride,
+    )  # fmt: skip
+
+
+def _bin(frame: Frame, n: int) -> None:
+    n_tiles = frame.tiles[0] * frame.tiles[1]
+    order = np.empty(n, np.int32)
+    frame.first_slot = np.empty(n + 1, np.int64)
+    n_visible = binning.depth_order(n, frame.keys, frame.counts, order, frame.first_slot)
+    n_slots = int(frame.first_slot[-1])
+    _refuse_too_many(n_slots, 8 + 4 * layout.SLOT_STRIDE, frame.view)
+    parts = max(1, min(threads.thread_count(), n_visible // 1024))
+    part_starts = np.array([n_visible * part // parts for part in range(parts + 1)], np.int64)
+    histogram = np.zeros((parts, n_tiles + 1), np.int64)
+    spans = np.empty(2 * n_slots, np.int32)
+    wrong = sum(_on_all(
+        binning.fill_spans, parts, part_starts, order, frame.records, frame.stride, *frame.tiles,
+        frame.counts, frame.first_slot, spans, histogram,
+    ))  # fmt: skip
+    if wrong:
+        raise BackendError(
+            "the tile lists of a frame disagree with their count",
+            got=f"{wrong} Gaussians",
+            hint="report this: it is a fault of the rasterizer",
+        )
+    frame.starts = np.empty(n_tiles + 1, np.int64)
+    n_entries = binning.tile_starts(histogram, frame.starts)
+    _refuse_too_many(n_entries, 3 * 4, frame.view)
+    # 16 entries are read at a time: the last read may go past the end, where index 0 is a harmless one.
+    frame.entry_gaussians = np.empty(n_entries + layout.LANES, np.int32)
+    frame.entry_gaussians[n_entries:] = 0
+    frame.entry_slots = np.empty(n_entries, np.int32)
+    _on_all(
+        binning.fill_tiles, parts, part_starts, order, frame.counts, frame.first_slot, spans, histogram,
+        frame.entry_gaussians, frame.entry_slots,
+    )  # fmt: skip
+    frame.words = np.empty(n_entries, np.int32)
+
+
+def _refuse_too_many(count: int, size: int, view: View) -> None:
+    """Before lists are allocated: too many for 32-bit numbers, or more bytes than the machine has left."""
+    needed = count * size
+    if count < 2**31 and needed < PLENTY:
+        return
+    free = psutil.virtual_memory().available
+    if count < 2**31 and needed < free:
+        return
+    raise BackendError(
+        f"rendering {view.width} x {view.height} pixels needs more memory than there is",
+        got=f"{count:,} pairs of a Gaussian and tiles it touches, {needed / 2**30:.1f} GiB",
+        expected=f"fewer than 2,147,483,648, and less than {free / 2**30:.1f} GiB",
+        hint="render smaller images, or fewer or smaller Gaussians",
+    )
+
+
+def _rasterize(frame: Frame, background: np.ndarray) -> None:
+    n_pixels, n_tiles = frame.view.width * frame.view.height, frame.tiles[0] * frame.tiles[1]
+    frame.image = np.empty(n_pixels * frame.channels, np.float32)
+    frame.transmittance = np.empty(n_pixels, np.float32)
+    frame.ends = np.empty(n_tiles, np.int64)
+    _on_all(
+        raster.forward, n_tiles, frame.starts, frame.entry_gaussians, frame.words, frame.records,
+        frame.stride, frame.view.width, frame.view.height, frame.tiles[0], background, frame.image,
+        frame.transmittance, frame.ends, _channel_tuple(frame.channels),
+    )  # fmt: skip
+
+
+def _carry_back(
+    frame: Frame,
+    shape: Shape,
+    colors: Harmonics | Given | None,
+    slots: np.ndarray,
+    with_absolute: bool,
+    with_camera: bool,
+) -> Gradients:
+    n, view, rows = shape.n, frame.view, layout.padded(shape.n)
+    color_channels = _color_channels(colors)
+    chunks = _chunks(n)
+    camera_sums = np.zeros((chunks, projection.CAMERA_SUMS))
+    center_sums = np.zeros((chunks, 3))
+    g_sh0, g_shn = _harmonics_gradients(colors)
+    g = Gradients(
+        *(np.empty(size, np.float32) for size in (3 * rows, 4 * rows, 3 * rows, rows, 2 * rows,
+        2 * rows if with_absolute else 0, n * color_channels)), sh0=g_sh0, shn=g_shn, view=np.zeros((3, 4)),
+        center=np.zeros(3),
+    )  # fmt: skip
+    _on_all(
+        projection.project_backward, chunks, n, slots, frame.first_slot, frame.counts, shape.means,
+        shape.quats, shape.scales, shape.opacities, view.view, view.camera, view.width, view.height,
+        np.float32(view.eps2d), view.antialiased, layout.SLOT + color_channels if frame.with_depth else -1,
+        color_channels, g.means, g.quats, g.scales, g.opacities, g.colors, g.means2d, g.absolute,
+        camera_sums, with_camera,
+    )  # fmt: skip
+    if isinstance(colors, Harmonics):
+        _on_all(
+            harmonics.shade_backward, chunks, n, frame.counts, shape.means, view.center, colors.sh0,
+            colors.stride_0, colors.shn, colors.stride_n, colors.first_n, colors.n_coefficients,
+            colors.degree, frame.records, frame.stride, g.colors, color_channels, g.sh0, g.shn, g.means,
+            center_sums, with_camera,
+        )  # fmt: skip
+    if with_camera:
+        sums = camera_sums.sum(0)
+        g.view[:, :3], g.view[:, 3] = sums[:9].reshape(3, 3), sums[9:]
+        g.center[:] = center_sums.sum(0)
+    return g
+
+
+def _harmonics_gradients(colors: Harmonics | Given | None) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays like sh0 and shn; one and the same where those are one and the same."""
+    if not isinstance(colors, Harmonics):
+        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+    g_sh0 = np.empty(colors.sh0.size, np.float32)
+    return g_sh0, g_sh0 if colors.shn is colors.sh0 else np.empty(colors.shn.size, np.float32)

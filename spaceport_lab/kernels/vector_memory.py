@@ -1,0 +1,181 @@
+"""Vectors from and to memory.
+
+With NUMBA_BOUNDSCHECK=1 every load, store, gather and prefetch is checked like numba's own indexing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import config
+from numba.extending import intrinsic
+
+from spaceport_lab.kernels.vector import (
+    F32,
+    I8,
+    I32,
+    I64,
+    LANES,
+    VF,
+    VI,
+    VL,
+    VM,
+    as_ints,
+    call,
+    constant,
+    floats,
+    ints,
+    spread,
+)
+
+
+def _check_bounds(context: Any, builder: ir.IRBuilder, array: Any, index: Any, count: int) -> None:
+    end = builder.add(index, ir.Constant(index.type, count))
+    outside = builder.or_(
+        builder.icmp_signed("<", index, ir.Constant(index.type, 0)),
+        builder.icmp_signed(">", end, array.nitems),
+    )
+    with builder.if_then(outside, likely=False):
+        context.call_conv.return_user_exc(builder, IndexError, ("vector index is out of bounds",))
+
+
+def element_pointer(
+    context: Any, builder: ir.IRBuilder, sig: Any, args: Any, at: int = 0, count: int = LANES
+) -> Any:
+    """Pointer to element args[at + 1] of the flat array args[at]; checked if numba checks bounds."""
+    array = context.make_array(sig.args[at])(context, builder, args[at])
+    index = context.cast(builder, args[at + 1], sig.args[at + 1], types.intp)
+    if config.BOUNDSCHECK:
+        _check_bounds(context, builder, array, index, count)
+    return builder.gep(array.data, [index])
+
+
+@intrinsic
+def load(typing_context: Any, array: Any, index: Any) -> Any:
+    """array[index : index + 16] of a flat float32 array."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(context, builder, sig, args)
+        return builder.load(builder.bitcast(pointer, VF.as_pointer()), align=4)
+
+    return floats(array, index), generate
+
+
+@intrinsic
+def load_ints(typing_context: Any, array: Any, index: Any) -> Any:
+    """array[index : index + 16] of a flat int32 array."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(context, builder, sig, args)
+        return builder.load(builder.bitcast(pointer, VI.as_pointer()), align=4)
+
+    return ints(array, index), generate
+
+
+@intrinsic
+def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """array[index : index + 16] = value, float32 or int32 as the value is."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(context, builder, sig, args)
+        builder.store(args[2], builder.bitcast(pointer, args[2].type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), generate
+
+
+@intrinsic
+def store_past_cache(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
+    """`store` to a 64-byte aligned place that will not be read soon (non-temporal)."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(context, builder, sig, args)
+        stored = builder.store(args[2], builder.bitcast(pointer, VF.as_pointer()), align=64)
+        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), generate
+
+
+def _first_lanes(context: Any, builder: ir.IRBuilder, count: Any, count_type: Any) -> Any:
+    spread = as_ints(context, builder, count_type, count)
+    return builder.icmp_signed("<", ir.Constant(VI, list(range(LANES))), spread)
+
+
+@intrinsic
+def load_first(typing_context: Any, array: Any, index: Any, count: Any) -> Any:
+    """`load`, but only the first `count` lanes are read from memory; the others are zero."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = builder.bitcast(element_pointer(context, builder, sig, args, count=0), VF.as_pointer())
+        lanes = _first_lanes(context, builder, args[2], sig.args[2])
+        arguments = [pointer, ir.Constant(I32, 4), lanes, constant(0.0)]
+        return call(builder, "llvm.masked.load.v16f32.p0", VF, arguments)
+
+    return floats(array, index, count), generate
+
+
+@intrinsic
+def store_first(typing_context: Any, array: Any, index: Any, value: Any, count: Any) -> Any:
+    """`store`, but only the first `count` lanes are written."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = builder.bitcast(element_pointer(context, builder, sig, args, count=0), VF.as_pointer())
+        lanes = _first_lanes(context, builder, args[3], sig.args[3])
+        arguments = [args[2], pointer, ir.Constant(I32, 4), lanes]
+        call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), arguments)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value, count), generate
+
+
+@intrinsic
+def prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of array[index]; a hint without effect on results."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = builder.bitcast(element_pointer(context, builder, sig, args, count=0), I8.as_pointer())
+        read, keep, data = (ir.Constant(I32, number) for number in (0, 3, 1))
+        call(builder, "llvm.prefetch.p0", ir.VoidType(), [pointer, read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+@intrinsic
+def claim(typing_context: Any, counter: Any) -> Any:
+    """Take the next number from counter[0] (int64), so that threads share out work: 0, 1, 2, …"""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        array = context.make_array(sig.args[0])(context, builder, args[0])
+        return builder.atomic_rmw("add", array.data, ir.Constant(I64, 1), "monotonic")
+
+    return types.int64(counter), generate
+
+
+@intrinsic
+def gather(typing_context: Any, array: Any, indices: Any, first: Any, stride: Any, offset: Any) -> Any:
+    """In lane k: array[indices[first + k] * stride + offset]; indices is an int32 array."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(context, builder, sig, args, at=1)
+        rows = builder.sext(builder.load(builder.bitcast(pointer, VI.as_pointer()), align=4), VL)
+        stride, offset = (
+            spread(builder, context.cast(builder, args[i], sig.args[i], types.int64), VL) for i in (3, 4)
+        )
+        places = builder.add(builder.mul(rows, stride), offset)
+        source = context.make_array(sig.args[0])(context, builder, args[0])
+        if config.BOUNDSCHECK:
+            for lane in range(LANES):
+                place = builder.extract_element(places, ir.Constant(I32, lane))
+                _check_bounds(context, builder, source, place, 1)
+        start = spread(builder, builder.ptrtoint(source.data, I64), VL)
+        addresses = builder.add(start, builder.shl(places, ir.Constant(VL, [2] * LANES)))
+        pointers = builder.inttoptr(addresses, ir.VectorType(F32.as_pointer(), LANES))
+        everywhere = ir.Constant(VM, [1] * LANES)
+        arguments = [pointers, ir.Constant(I32, 4), everywhere, constant(0.0)]
+        return call(builder, "llvm.masked.gather.v16f32.v16p0", VF, arguments)
+
+    return floats(array, indices, first, stride, offset), generate

@@ -1,0 +1,27 @@
+"""Thousands of wild scenes under bounds checks: no crash, and nothing written where it should not be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SECONDS = 25
+
+
+def test_wild_scenes_under_bounds_checks() -> None:
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1"}
+    program = Path(__file__).with_name("fuzz_rasterizer.py")
+    done = subprocess.run(
+        [sys.executable, str(program), "--seconds", str(SECONDS), "--seed", "1"],
+        env=environment, capture_output=True, text=True, timeout=540,
+    )  # fmt: skip
+    assert done.returncode == 0, f"the process died with {done.returncode}\n{done.stderr[-2000:]}"
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["checked"], "numba's bounds checks were off, so nothing was proved"
+    assert not result["wrong"], result["wrong"][:5]
+    assert result["scenes"] > 200
+    assert result["seen"] > 0.4 * result["scenes"]
+    assert result["refused"] > 0
