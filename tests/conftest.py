@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -37,8 +36,7 @@ def tiny_flight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_scene_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own settings must not change what the tests see."""
-    for name in [n for n in os.environ if n.startswith("SPACEPORT_")]:
-        monkeypatch.delenv(name)
+    monkeypatch.delenv("SPACEPORT_DATA", raising=False)
 
 
 @pytest.fixture(scope="session")

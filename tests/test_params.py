@@ -30,6 +30,7 @@ def test_every_field_can_stand_in_a_papermill_cell(stage: str) -> None:
         assert field.description.startswith("["), name
         assert "=" not in field.description, name
         assert "\n" not in field.description, name
+    assert max(map(len, cell_source(stage).splitlines())) <= 110, "a formatter would break the line"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -184,17 +184,22 @@ def test_3dgs_of_somebody_elses_colmap_folder(killed_then_resumed, tmp_path: Pat
     assert card["stages"]["train"]["metrics"]["steps"] == 60
 
 
-def test_ctrl_c_says_interrupted_and_stops_everything(tiny_flight: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_polite_stop_says_interrupted_and_stops_everything(
+    number: signal.Signals, tiny_flight: Path, tmp_path: Path
+) -> None:
     process = subprocess.Popen(
         command("run", tiny_flight, "--data", tmp_path, "--job", "stopped"),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        # A shell starts background jobs with Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     root = tmp_path / "tiny" / "runs" / "stopped"
     deadline = time.monotonic() + 120
     while not (root / "01_ingest" / "stage.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     text, _ = process.communicate(timeout=60)
     assert process.returncode == 130, text
     assert "the same command goes on from here" in text
