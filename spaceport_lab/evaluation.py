@@ -1,0 +1,124 @@
+"""A splat against the photographs: renders of views, PSNR and SSIM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from spaceport_lab import backends, metrics
+from spaceport_lab.cameras import Cameras
+from spaceport_lab.gaussians import Gaussians
+from spaceport_lab.images import load_rgb
+
+
+@dataclass(frozen=True)
+class ViewMetrics:
+    """How well one view is reproduced.
+
+    Attributes:
+        name: of the photograph.
+        psnr: in dB, at the camera's size; infinite where render and photograph are the same.
+        ssim: 1 is the same; None where it was not asked for.
+    """
+
+    name: str
+    psnr: float
+    ssim: float | None
+
+
+def render_view(
+    gaussians: Gaussians, cameras: Cameras, index: int, backend: str = "cpu"
+) -> Float[np.ndarray, "H W 3"]:
+    """Render one view over black, clipped to 0..1, at the camera's size.
+
+    Raises:
+        BackendError: the rasterizer cannot run here.
+    """
+    return next(render_views(gaussians, cameras, [index], backend))
+
+
+def render_views(
+    gaussians: Gaussians, cameras: Cameras, indices: Sequence[int] | None = None, backend: str = "cpu"
+) -> Iterator[Float[np.ndarray, "H W 3"]]:
+    """Render views one after the other, all of them unless `indices` says which; see `render_view`."""
+    device = torch.device(backend)
+    splat = _activated(gaussians, device)
+    for index in range(len(cameras)) if indices is None else indices:
+        width, height = (int(side) for side in cameras.sizes[index])
+        viewmat, K = (_tensor(a[index : index + 1], device) for a in (cameras.viewmats, cameras.Ks))
+        with torch.no_grad():
+            renders, _, _ = backends.rasterize(
+                **splat,
+                viewmats=viewmat,
+                Ks=K,
+                width=width,
+                height=height,
+                sh_degree=gaussians.sh_degree,
+                backend=backend,
+            )
+        yield renders[0].clamp(0, 1).cpu().numpy()
+
+
+def evaluate(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    image_dir: Path | str,
+    backend: str = "cpu",
+    *,
+    with_ssim: bool = True,
+) -> list[ViewMetrics]:
+    """PSNR and SSIM of every view of `cameras` against its photograph in `image_dir`.
+
+    Photographs of another size than their camera are brought to it, area-averaged.
+
+    Raises:
+        PhotosError: a photograph is missing or cannot be read.
+        BackendError: the rasterizer cannot run here.
+    """
+    results = []
+    for name, size, render in zip(
+        cameras.names, cameras.sizes, render_views(gaussians, cameras, backend=backend), strict=True
+    ):
+        photo = load_rgb(Path(image_dir) / name, (int(size[0]), int(size[1])))
+        results.append(compare(name, render, photo, with_ssim=with_ssim))
+    return results
+
+
+def compare(name: str, render: np.ndarray, photo: np.ndarray, *, with_ssim: bool = True) -> ViewMetrics:
+    """Metrics of one render [H, W, 3] in 0..1 against its photograph, uint8 [H, W, 3]."""
+    truth = photo.astype(np.float32) / 255
+    return ViewMetrics(name, metrics.psnr(render, truth), metrics.ssim(render, truth) if with_ssim else None)
+
+
+def mean_psnr(views: Sequence[ViewMetrics]) -> float | None:
+    """Mean of the views' PSNR in dB, the figure papers report; None without views."""
+    return float(np.mean([view.psnr for view in views])) if views else None
+
+
+def mean_ssim(views: Sequence[ViewMetrics]) -> float | None:
+    """Mean of the views' SSIM; None without views or where it was not measured."""
+    values = [view.ssim for view in views if view.ssim is not None]
+    return float(np.mean(values)) if values else None
+
+
+def _activated(gaussians: Gaussians, device: torch.device) -> dict[str, Any]:
+    """What `backends.rasterize` takes: scales and opacities activated."""
+    g = gaussians
+    return {
+        "means": _tensor(g.means, device),
+        "quats": _tensor(g.quats, device),
+        "scales": _tensor(g.scales, device).exp(),
+        "opacities": _tensor(g.opacities, device).sigmoid(),
+        "colors": (_tensor(g.sh0, device), _tensor(g.shN, device)),
+    }
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(array, dtype=np.float32), device=device)

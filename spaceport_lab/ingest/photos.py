@@ -1,0 +1,350 @@
+"""One photograph at a time: open it fully, judge it, bring it into a form COLMAP reads."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg
+from jaxtyping import Float
+from PIL import Image, UnidentifiedImageError
+
+from spaceport_lab import files
+
+Image.init()  # until then Pillow knows only five formats, and fails on the names of the others
+FORMATS = tuple({"JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "JPEG2000", "PPM"} & set(Image.OPEN))
+"""What is opened. A list, because Pillow's EPS reader starts another program."""
+
+COLMAP_ENDINGS: dict[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe"),
+    "MPO": (".jpg", ".jpeg", ".jpe"),
+    "PNG": (".png",),
+    "TIFF": (".tif", ".tiff"),
+    "BMP": (".bmp",),
+}
+"""Formats COLMAP reads as they are, and the endings that tell it so."""
+
+JUDGED_SIDE = 1024
+"""Sharpness and exposure are measured with the longer side reduced to this many pixels."""
+
+JPEG_QUALITY = 97
+
+_ORIENTATION, _MAKE, _MODEL, _DATE, _EXIF, _GPS = 0x0112, 0x010F, 0x0110, 0x0132, 0x8769, 0x8825
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation → what makes it upright."""
+_DATE_TAKEN, _FOCAL, _FOCAL_35 = 0x9003, 0x920A, 0xA405
+
+
+@dataclass(frozen=True)
+class Photo:
+    """What is known of one file.
+
+    Attributes:
+        name: its file name under images/, unique.
+        source: its path relative to where photographs came from.
+        reason: why it is left out; None when it is used.
+        width, height: pixels, upright; 0 when unreadable.
+        format: Pillow's name of the format.
+        converted: what had to be changed to bring it into images/; empty when it is the file as it came.
+        gps: `lat`, `lon` in degrees, `alt` in metres (or None); None without plausible GPS.
+        gps_problem: why GPS that is there is not believed.
+        orientation: of EXIF, 1 to 8.
+        sharpness: variance of the Laplacian over the variance of grey levels, so that a dull day is no blur.
+        contrast: standard deviation of grey levels.
+        exposure: mean grey level, 0 to 1.
+        clipped: share of pixels that are black or white, within 2 of 255 levels.
+        sha256: of the file. pixels_sha256: of its pixels.
+        make, model: of the camera. focal_mm, focal_35mm: focal length, millimetres, as EXIF has them.
+        taken: `YYYY:MM:DD hh:mm:ss`.
+        thumbnail: file name under thumbnails/; empty when the file cannot be read.
+    """
+
+    name: str
+    source: str
+    reason: str | None = None
+    width: int = 0
+    height: int = 0
+    format: str = ""
+    converted: str = ""
+    gps: dict[str, float | None] | None = None
+    gps_problem: str | None = None
+    orientation: int = 1
+    sharpness: float | None = None
+    contrast: float | None = None
+    exposure: float | None = None
+    clipped: float | None = None
+    sha256: str = ""
+    pixels_sha256: str = field(default="", repr=False)
+    make: str = ""
+    model: str = ""
+    focal_mm: float | None = None
+    focal_35mm: float | None = None
+    taken: str = ""
+    thumbnail: str = ""
+
+    @property
+    def used(self) -> bool:
+        """Whether it goes on to structure from motion."""
+        return self.reason is None
+
+
+def judge(path: Path, source: str, name: str, thumbnail: Path, thumbnail_side: int = 320) -> Photo:
+    """Open a file to its last byte and measure it; never raises for what the file holds.
+
+    Args:
+        path: the file.
+        source: its relative path, for the record.
+        name: the name it is to have under images/.
+        thumbnail: where a small upright JPEG of it goes.
+        thumbnail_side: longer side of that, pixels.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        broken = path.is_symlink() and not path.exists()
+        why = "a link to nothing" if broken else f"cannot be opened: {error.strerror}"
+        return Photo(name, source, reason=why)
+    digest = hashlib.sha256(data).hexdigest()
+    if not data:
+        return Photo(name, source, reason="empty file (0 bytes)", sha256=digest)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+            problem = _corruption(data, image)
+            if problem is not None:
+                return Photo(name, source, problem, *image.size, format=str(image.format), sha256=digest)
+            return _measure(image, name, source, digest, thumbnail, thumbnail_side)
+    except Image.DecompressionBombError as error:
+        why = f"too many pixels to be a photograph: {error}"
+    except UnidentifiedImageError:
+        why = _what_it_is_instead(data, path)
+    # What decoders raise on hostile bytes is not documented; whatever it is, this file is not usable.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError) as error:
+        why = f"truncated or corrupt: {error}"
+    except (OverflowError, MemoryError, zlib.error) as error:
+        why = f"corrupt: {type(error).__name__} {error}"
+    return Photo(name, source, reason=why, sha256=digest)
+
+
+def _corruption(data: bytes, image: Image.Image) -> str | None:
+    """Damage that Pillow passes over: a JPEG whose middle is broken decodes to grey without a word."""
+    if image.format in ("JPEG", "MPO"):
+        try:
+            # An eighth of the size: every bit is still read, few pixels are computed.
+            simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+        except ValueError as error:
+            text = str(error)
+            stray = text.split("data: ")[-1].split(" extraneous")[0]
+            # Some cameras pad the end of the data by a few bytes; nothing is lost there.
+            padding = "extraneous bytes before marker 0xd9" in text and stray.isdigit() and int(stray) <= 8
+            if not padding and any(w in text for w in ("Corrupt", "Premature", "Invalid JPEG", "marker")):
+                return f"truncated or corrupt: {text}"
+    if image.format == "PNG":
+        with Image.open(io.BytesIO(data)) as again:
+            again.verify()  # checks every chunk's checksum; raises SyntaxError or OSError
+    return None
+
+
+def _what_it_is_instead(data: bytes, path: Path) -> str:
+    head = data[:4096]
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim"):
+        return "HEIC, which cannot be read here: convert it to JPEG"
+    if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3":
+        return "a video, not a photograph: extract frames from it"
+    if head[:2] == b"\xff\xd8":
+        return "truncated or corrupt: its JPEG header is broken"
+    if b"\0" not in head and sum(32 <= b < 127 or b in b"\r\n\t" for b in head) > 0.9 * len(head):
+        return f"not an image: text named {path.suffix or 'without an ending'}"
+    return "not an image"
+
+
+def _measure(
+    image: Image.Image, name: str, source: str, digest: str, thumbnail: Path, thumbnail_side: int
+) -> Photo:
+    exif, exif_details = _exif(image)
+    orientation = exif.get(_ORIENTATION, 1)
+    orientation = orientation if orientation in range(1, 9) else 1
+    width, height = image.size[::-1] if orientation >= 5 else image.size
+    converted, endings = _needs(image, orientation)
+    gps, gps_problem = read_gps(_ifd(exif, _GPS))
+    rgb = _as_rgb(image)
+    small = rgb.copy()
+    small.thumbnail((JUDGED_SIDE, JUDGED_SIDE), Image.Resampling.BOX)
+    grey = np.asarray(small.convert("L"), dtype=np.float32)
+    small.thumbnail((thumbnail_side, thumbnail_side), Image.Resampling.BOX)
+    with files.atomic_path(thumbnail) as temporary:
+        _upright(small, orientation).save(temporary, quality=88)
+    return Photo(
+        name=_with_ending(name, endings),
+        source=source,
+        width=width,
+        height=height,
+        format=str(image.format),
+        converted=converted,
+        gps=gps,
+        gps_problem=gps_problem,
+        orientation=orientation,
+        sharpness=sharpness(grey),
+        contrast=float(grey.std()),
+        exposure=float(grey.mean() / 255),
+        clipped=float(((grey <= 2) | (grey >= 253)).mean()),
+        sha256=digest,
+        pixels_sha256=hashlib.sha256(rgb.tobytes() + str(rgb.size).encode()).hexdigest(),
+        make=_text(exif.get(_MAKE)),
+        model=_text(exif.get(_MODEL)),
+        focal_mm=_number(exif_details.get(_FOCAL)),
+        focal_35mm=_number(exif_details.get(_FOCAL_35)),
+        taken=_text(exif_details.get(_DATE_TAKEN) or exif.get(_DATE)),
+        thumbnail=thumbnail.name,
+    )
+
+
+def sharpness(grey: Float[np.ndarray, "H W"]) -> float:
+    """Variance of the four-neighbour Laplacian over the variance of the grey levels; 0 for a flat picture.
+
+    Edges make the first, contrast the second (Pech-Pacheco et al., 2000, without the division).
+    """
+    variance = float(grey.var())
+    if min(grey.shape) < 3 or variance == 0:
+        return 0.0
+    inner = grey[1:-1, 1:-1]
+    laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
+    return float(laplacian.var()) / variance
+
+
+def read_gps(ifd: dict[int, Any]) -> tuple[dict[str, float | None] | None, str | None]:
+    """Position from the GPS tags of EXIF, and why it is not believed if it is not.
+
+    Returns:
+        `({lat, lon, alt}, None)`, `(None, reason)`, or `(None, None)` where there is no GPS.
+    """
+    if 2 not in ifd and 4 not in ifd:
+        return None, None
+    lat, lon = _degrees(ifd.get(2), ifd.get(1), "S"), _degrees(ifd.get(4), ifd.get(3), "W")
+    if lat is None or lon is None:
+        return None, "GPS is not a number (a zero denominator or missing parts)"
+    if abs(lat) > 90 or abs(lon) > 180:
+        return None, f"GPS is not on the Earth: latitude {lat:g}°, longitude {lon:g}°"
+    if lat == 0 and lon == 0:
+        return None, "GPS is 0°, 0°: the receiver had no fix"
+    alt = _number(ifd.get(6))
+    if alt is not None and ifd.get(5) in (1, b"\x01"):
+        alt = -alt
+    # Outside these no camera flies; such altitudes are the receiver's way of saying it does not know.
+    return {"lat": lat, "lon": lon, "alt": alt if alt is not None and -500 < alt < 12000 else None}, None
+
+
+def place(path: Path, photo: Photo, target: Path) -> None:
+    """Put a usable photograph at `target`: linked as it is, or re-encoded upright as 8-bit RGB or grey.
+
+    EXIF, colour profile and XMP are kept; the orientation tag then says upright.
+
+    Raises:
+        WorkspaceError: the disk is full or the folder is not writable.
+    """
+    if not photo.converted:
+        files.link_or_copy(path, target)
+        return
+    with Image.open(path, formats=FORMATS) as image:
+        exif, _ = _exif(image)
+        info = {key: image.info[key] for key in ("icc_profile", "xmp") if image.info.get(key)}
+        upright = _upright(_as_rgb(image), photo.orientation)
+    if image.mode == "CMYK":
+        info.pop("icc_profile", None)  # describes inks, and there are none any more
+    if _ORIENTATION in exif:
+        exif[_ORIENTATION] = 1
+    with files.atomic_path(target) as temporary:
+        if target.suffix.lower() in COLMAP_ENDINGS["JPEG"]:
+            upright.save(temporary, quality=JPEG_QUALITY, subsampling=0, exif=exif, **info)
+        else:
+            info.pop("xmp", None)
+            upright.save(temporary, exif=exif, **info)
+
+
+def _needs(image: Image.Image, orientation: int) -> tuple[str, tuple[str, ...]]:
+    """What must be changed for COLMAP, in words, and the endings the result may have."""
+    changes = []
+    if image.format not in COLMAP_ENDINGS:
+        changes.append(f"from {image.format}")
+    if image.mode not in ("RGB", "L"):
+        changes.append(f"from {image.mode} pixels")
+    if orientation != 1:
+        changes.append(f"turned upright (EXIF orientation {orientation})")
+    if not changes:
+        return "", COLMAP_ENDINGS[str(image.format)]
+    lossless = image.format in ("PNG", "TIFF", "BMP", "GIF", "PPM")
+    return ", ".join(changes), COLMAP_ENDINGS["PNG" if lossless else "JPEG"]
+
+
+def _with_ending(name: str, endings: tuple[str, ...]) -> str:
+    """`name` as it is when it has one of `endings`, else with the first of them instead of its own."""
+    stem, dot, _ = name.rpartition(".")
+    return name if name.lower().endswith(endings) else (stem if dot else name) + endings[0]
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        # Pillow clips 16-bit grey when it converts; the high byte is what a viewer would show.
+        values = np.asarray(image, dtype=np.float64)
+        scale = 257.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
+        return Image.fromarray(np.clip(values / scale, 0, 255).round().astype(np.uint8))
+    return image.copy() if image.mode in ("RGB", "L") else image.convert("RGB")
+
+
+def _exif(image: Image.Image) -> tuple[Image.Exif, dict[int, Any]]:
+    """The tags of EXIF and of its sub-folder; broken EXIF counts as none."""
+    try:
+        exif = image.getexif()
+        return exif, _ifd(exif, _EXIF)
+    except Exception:  # Pillow parses tags by hand and raises whatever the bytes lead it to
+        return Image.Exif(), {}
+
+
+def _ifd(exif: Image.Exif, tag: int) -> dict[int, Any]:
+    try:
+        return dict(exif.get_ifd(tag))
+    except Exception:  # as above
+        return {}
+
+
+def _degrees(parts: Any, reference: Any, negative: str) -> float | None:
+    try:
+        degrees, minutes, seconds = ([*parts, 0, 0])[:3]
+        value = float(degrees) + float(minutes) / 60 + float(seconds) / 3600
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    if not math.isfinite(value):
+        return None
+    return -value if _text(reference).upper().startswith(negative) else value
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace")
+    return "".join(c for c in str(value) if c.isprintable()).strip() if value is not None else ""

@@ -1,0 +1,60 @@
+"""Parameters of the sfm stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from spaceport_lab.params.base import StageParams
+
+
+class SfmParams(StageParams):
+    """How COLMAP finds cameras and points, and how good they must be."""
+
+    import_path: str = Field(
+        "",
+        description="[path] COLMAP folder to take over instead of reconstructing; empty: reconstruct",
+        json_schema_extra={"key": False},
+    )
+    import_images: str = Field(
+        "", description="[path] images of the model taken over; empty: images/ in or beside its folder"
+    )
+    max_image_size: int = Field(
+        2400, ge=320, description="[px] longest side of a photograph when features are extracted"
+    )
+    max_num_features: int = Field(8192, ge=256, description="[count] SIFT features kept per photograph")
+    upsample_below: int = Field(
+        1200,
+        ge=0,
+        description="[px] photographs with a longer side under this are doubled to find features; 0 never",
+    )
+    matching: Literal["auto", "spatial", "exhaustive", "sequential"] = Field(
+        "auto", description="[name] which pairs are matched; auto takes spatial when GPS is there"
+    )
+    spatial_neighbors: int = Field(
+        8, ge=2, description="[count] nearest photographs each one is matched with in spatial matching"
+    )
+    mapper: Literal["auto", "incremental", "global"] = Field(
+        "auto", description="[name] which mapper runs; auto runs both and keeps the better model"
+    )
+    retry: bool = Field(
+        True,
+        description="[bool] a second attempt, all pairs and denser features, when the first is poor",
+    )
+    camera_model: Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"] = Field(
+        "SIMPLE_RADIAL", description="[name] COLMAP camera model; OPENCV overfits weak nadir flights"
+    )
+    georeference: bool = Field(True, description="[bool] align the model to GPS, local east-north-up metres")
+    train_size: int = Field(
+        1600, ge=64, description="[px] longest side of the undistorted images that training reads"
+    )
+    jpeg_quality: int = Field(
+        96, ge=50, le=100, description="[percent] of the undistorted images, where photographs are JPEG"
+    )
+    min_points: int = Field(1000, ge=1, description="[count] quality gate on the number of 3D points")
+    min_registered: float = Field(
+        0.5, ge=0, lt=1, description="[share] quality gate, more than this share of photographs registered"
+    )
+    time_limit_min: float = Field(240.0, gt=0, description="[min] COLMAP is stopped after this time")
+    seed: int = Field(0, ge=0, description="[number] random seed of RANSAC and of the mappers")

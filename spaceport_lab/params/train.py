@@ -1,0 +1,89 @@
+"""Parameters of the train stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from spaceport_lab.params.base import StageParams
+
+
+class TrainParams(StageParams):
+    """How Gaussians are optimised, grown, and when to stop.
+
+    What shapes a run is a share of `max_steps`, so that 300 and 30,000 steps follow the same course; what
+    gathers statistics or needs time to recover (refine_every, reset_every) is in steps.
+    """
+
+    backend: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="[name] rasterizer; auto takes gsplat on CUDA where it can run, else numba"
+    )
+    max_steps: int = Field(7000, ge=1, description="[steps] optimisation steps at the most")
+    test_every: int = Field(8, ge=2, description="[count] every nth image by name is held out for metrics")
+    init_points: int = Field(
+        0, ge=0, description="[count] random subsample of the sparse points to start from; 0 takes all"
+    )
+    init_opacity: float = Field(0.1, gt=0, lt=1, description="[opacity] of every Gaussian at the start")
+    init_scale: float = Field(
+        1.0, gt=0, description="[ratio] size of the first Gaussians over the distance of their neighbours"
+    )
+    background: Literal["black", "random"] = Field(
+        "black", description="[name] what shows through in training; random discourages holes"
+    )
+    ssim_lambda: float = Field(0.2, ge=0, le=1, description="[share] weight of SSIM beside L1 in the loss")
+    sh_degree: int = Field(3, ge=0, le=3, description="[degree] spherical harmonics of the colours")
+    sh_degree_interval: float = Field(
+        0.1, ge=0, le=1, description="[share of max_steps] one more SH degree is trained after each interval"
+    )
+    means_lr: float = Field(
+        1.6e-4, gt=0, description="[1/step] learning rate of positions, times scene scale"
+    )
+    scales_lr: float = Field(5e-3, gt=0, description="[1/step] learning rate of log scales")
+    opacities_lr: float = Field(5e-2, gt=0, description="[1/step] learning rate of opacity logits")
+    quats_lr: float = Field(1e-3, gt=0, description="[1/step] learning rate of rotations")
+    sh0_lr: float = Field(2.5e-3, gt=0, description="[1/step] learning rate of base colours")
+    shN_lr: float = Field(1.25e-4, gt=0, description="[1/step] learning rate of higher SH bands")
+    means_lr_final: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="[ratio] means_lr at the end over the start; the paper has 0.01 at 30,000 steps",
+    )
+    strategy: Literal["default", "mcmc"] = Field(
+        "default",
+        description="[name] densification, ADC of the 3DGS paper, or MCMC (5 % more each time)",
+    )
+    refine_start: float = Field(0.05, ge=0, le=1, description="[share of max_steps] densification begins")
+    refine_stop: float = Field(0.6, ge=0, le=1, description="[share of max_steps] densification ends")
+    refine_every: int = Field(100, ge=1, description="[steps] between two densifications")
+    reset_every: int = Field(3000, ge=1, description="[steps] between two opacity resets while densifying")
+    absgrad: bool = Field(
+        False,
+        description="[bool] densify by summed absolute gradients (AbsGS); wants about 4 times grow_grad2d",
+    )
+    grow_grad2d: float = Field(
+        2e-4, gt=0, description="[NDC] mean view-space gradient above which a Gaussian is split or cloned"
+    )
+    percent_dense: float = Field(
+        0.01, gt=0, description="[share of scene scale] larger Gaussians split, smaller ones clone"
+    )
+    prune_opa: float = Field(5e-3, ge=0, lt=1, description="[opacity] more transparent Gaussians are pruned")
+    cap_max: int = Field(
+        1_000_000, ge=1, description="[count] Gaussians at the most; lowered where memory is short"
+    )
+    mcmc_noise: float = Field(5e5, ge=0, description="[ratio] MCMC position noise over the learning rate")
+    mcmc_opacity_reg: float = Field(0.01, ge=0, description="[weight] MCMC loss on opacities")
+    mcmc_scale_reg: float = Field(0.01, ge=0, description="[weight] MCMC loss on sizes over scene scale")
+    coarse_to_fine: Literal["none", "step"] = Field(
+        "step", description="[name] resolution schedule; step starts at a quarter and doubles twice"
+    )
+    target_psnr: float = Field(0.0, ge=0, description="[dB] stop when held-out PSNR reaches this; 0 never")
+    patience: int = Field(
+        0, ge=0, description="[steps] stop after this long without a better held-out PSNR; 0 never"
+    )
+    eval_every: int = Field(500, ge=1, description="[steps] between two evaluations on held-out views")
+    checkpoint_every: int = Field(
+        500, ge=1, description="[steps] between two checkpoints", json_schema_extra={"key": False}
+    )
+    seed: int = Field(42, ge=0, description="[number] random seed")

@@ -1,0 +1,150 @@
+"""Figures of the ingest stage: the photographs, where they were taken, how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+from PIL import Image
+
+from spaceport_lab.cameras import gps_to_enu
+from spaceport_lab.plots.style import (
+    BLUE,
+    FAINT,
+    INK,
+    RED,
+    count_axis,
+    empty_figure,
+    figure,
+    labelled,
+    picture_axes,
+    style,
+)
+
+SHEET_COLUMNS, SHEET_MOST = 6, 60
+"""A contact sheet's width in pictures, and the most it shows."""
+
+Photo = Mapping[str, Any]
+
+
+def contact_sheet(photos: Sequence[Photo], thumbnails: Path) -> Figure:
+    """Every photograph small, excluded ones marked in red with their reason.
+
+    Args:
+        photos: rows of photos.json.
+        thumbnails: the folder their thumbnails lie in.
+    """
+    shown = sorted(photos, key=lambda photo: photo["status"] == "used")[:SHEET_MOST]
+    shown = sorted(shown, key=lambda photo: photo["source"])
+    if not shown:
+        return empty_figure("no photographs")
+    rows = -(-len(shown) // SHEET_COLUMNS)
+    with style():
+        fig, axes = figure(9.6, 1.38 * rows + 0.3, rows, SHEET_COLUMNS)
+        for ax, photo in zip(axes.flat, shown, strict=False):
+            _thumbnail(ax, photo, thumbnails)
+        for ax in axes.flat[len(shown) :]:
+            ax.set_visible(False)
+        if len(photos) > len(shown):
+            fig.supxlabel(f"{len(shown)} of {len(photos)} photographs", color=FAINT, fontsize=9)
+    return fig
+
+
+def gps_map(photos: Sequence[Photo]) -> Figure:
+    """Where the photographs were taken: from above in flight order, and their heights along the way."""
+    located = [photo for photo in photos if photo["gps"]]
+    if len(located) < 2:
+        return empty_figure("the photographs have no GPS: the model will have no metres")
+    located.sort(key=lambda photo: (photo["taken"] or "", photo["source"]))
+    enu = _local(located)
+    used = np.array([photo["status"] == "used" for photo in located])
+    with style():
+        fig, axes = figure(9.6, 4.0, columns=2, width_ratios=(1.15, 1))
+        above, heights = axes[0]
+        above.plot(enu[:, 0], enu[:, 1], color=FAINT, lw=0.9, zorder=1)
+        above.scatter(enu[used, 0], enu[used, 1], s=34, c=BLUE, edgecolors="white", lw=0.6, zorder=2)
+        above.scatter(enu[~used, 0], enu[~used, 1], s=40, c=RED, marker="X", lw=0.6, zorder=3)
+        above.annotate(
+            "first", enu[0, :2], xytext=(7, 5), textcoords="offset points", color=INK, fontsize=8.5
+        )
+        above.set_aspect("equal", adjustable="datalim")
+        above.margins(0.1)
+        labelled(above, f"{len(located)} positions, from above", "east [m]", "north [m]")
+        order = np.arange(1, len(located) + 1)
+        heights.plot(order, enu[:, 2], color=FAINT, lw=0.9, zorder=1)
+        heights.scatter(order[used], enu[used, 2], s=30, c=BLUE, edgecolors="white", lw=0.6, label="used")
+        if not used.all():
+            heights.scatter(order[~used], enu[~used, 2], s=38, c=RED, marker="X", label="left out")
+            heights.legend()
+        heights.margins(y=0.3)
+        labelled(heights, "Height above the lowest", "photograph, in flight order", "up [m]")
+    return fig
+
+
+def quality(photos: Sequence[Photo]) -> Figure:
+    """Sharpness and exposure of every photograph that could be read, against the set's median."""
+    read = [photo for photo in photos if photo["sharpness"] is not None]
+    if not read:
+        return empty_figure("no photograph could be read")
+    used = np.array([photo["status"] == "used" for photo in read])
+    median = float(np.median([photo["sharpness"] for photo in read])) or 1.0
+    sharpness = np.array([photo["sharpness"] / median for photo in read])
+    exposure = np.array([photo["exposure"] for photo in read])
+    order = np.arange(1, len(read) + 1)
+    colors = np.where(used, BLUE, RED)
+    with style():
+        fig, axes = figure(9.6, 2.7, columns=2)
+        for ax, values, title in (
+            (axes[0, 0], sharpness, "Sharpness over the median"),
+            (axes[0, 1], exposure, "Mean brightness"),
+        ):
+            ax.bar(order, values, color=colors, width=0.75)
+            labelled(ax, title, "photograph, by name")
+            count_axis(ax)
+        axes[0, 0].axhline(1, color=INK, lw=0.8, ls=":")
+        axes[0, 1].set_ylim(0, 1)
+        axes[0, 1].yaxis.set_major_formatter(PercentFormatter(1))
+    return fig
+
+
+def _thumbnail(ax, photo: Photo, thumbnails: Path) -> None:
+    picture_axes(ax)
+    path = thumbnails / photo["thumbnail"] if photo["thumbnail"] else None
+    if path is not None and path.is_file():
+        with Image.open(path) as image:
+            ax.imshow(np.asarray(image.convert("RGB")))
+    else:
+        ax.set(xlim=(0, 4), ylim=(0, 3), aspect="equal")
+        ax.add_patch(Rectangle((0, 0), 4, 3, color="#f1f3f5"))
+        ax.text(2, 1.5, "unreadable", ha="center", va="center", color=FAINT, fontsize=8)
+    name = Path(photo["source"]).name
+    if photo["status"] == "used":
+        ax.set_title(_short(name, 18), fontsize=7.5, fontweight="normal", pad=3)
+        return
+    ax.set_title(_short(name, 18), fontsize=7.5, color=RED, pad=3)
+    ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec=RED, lw=2.5))
+    ax.set_xlabel(_short(photo["reason"] or "", 30), fontsize=7, color=RED, labelpad=2)
+
+
+def _local(photos: Sequence[Photo]) -> np.ndarray:
+    """[N, 3] east, north, up in metres; the lowest is at height 0 and the middle at the origin."""
+    heights = [photo["gps"]["alt"] for photo in photos if photo["gps"]["alt"] is not None]
+    usual = float(np.median(heights)) if heights else 0.0
+    rows = np.array(
+        [
+            (g["lat"], g["lon"], usual if g["alt"] is None else g["alt"])
+            for g in (photo["gps"] for photo in photos)
+        ]
+    )
+    enu = gps_to_enu(rows, np.median(rows, axis=0))
+    enu[:, 2] -= enu[:, 2].min()
+    return enu
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"

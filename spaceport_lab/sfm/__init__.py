@@ -1,0 +1,179 @@
+"""Stage 02, sfm: photographs to cameras and points, through COLMAP in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from spaceport_lab.cameras import pose_rmse, read_ground_truth, read_scene
+from spaceport_lab.errors import QualityGateError
+from spaceport_lab.params import SfmParams
+from spaceport_lab.runcard import usable_cores
+from spaceport_lab.sfm.process import LOG_NAME, run_worker
+from spaceport_lab.sfm.registration import list_reasons, what_to_try
+from spaceport_lab.workspace import Progress, StageRun
+
+__all__ = ["candidate_rows", "read_photos", "read_registration", "run", "unregistered_rows"]
+
+_MADE = ("images", "sparse", "model", "registration.json", "georeference.json", "normalisation.json")
+
+
+def run(run: StageRun, p: SfmParams) -> Iterator[Progress]:
+    """Reconstruct cameras and points from the ingested photographs, or take over `p.import_path`.
+
+    Writes images/ and sparse/ (undistorted, pinhole), model/ (with distortion, in the same world),
+    registration.json, and georeference.json with GPS or normalisation.json without.
+
+    Raises:
+        ReconstructionError: COLMAP made nothing of the photographs, or the model to import is not usable.
+        StageError: COLMAP crashed or took longer than `p.time_limit_min`.
+        QualityGateError: through `run.gate`: too few points, or too few photographs registered.
+    """
+    work = run.dir / "work"
+    for name in (*_MADE, "work"):
+        _remove(run.dir / name)
+    (run.dir / LOG_NAME).unlink(missing_ok=True)
+    work.mkdir(parents=True)
+    photos = [] if p.import_path else read_photos(run)
+    job = {
+        "out": run.dir,
+        "work": work,
+        "import_path": str(Path(p.import_path).expanduser().resolve()) if p.import_path else "",
+        "images": "" if p.import_path else run.input("ingest", "images"),
+        "photos": photos,
+        "params": p.model_dump(),
+        "threads": usable_cores(),
+    }
+    try:
+        result = yield from run_worker(job, work, run.dir / LOG_NAME, 60 * p.time_limit_min)
+    finally:
+        _remove(work)
+    for name in _MADE:
+        if (run.dir / name).exists():
+            run.output(name)
+    run.metrics.update(
+        n_images=result.get("n_images", len(photos)),
+        n_registered=result["n_registered"],
+        n_points=result["n_points"],
+        reprojection_error_px=result["reprojection_error_px"],
+        gps_rmse_m=result["gps_rmse_m"],
+        pose_rmse_m=_against_truth(run, photos),
+    )
+    rows = read_registration(run)["photographs"]
+    _warn(run, result, rows)
+    _judge(run, p, rows)
+
+
+def read_photos(run: StageRun) -> list[dict[str, Any]]:
+    """The usable photographs as photos.json has them, in the order they were taken where all say when.
+
+    Each gets `group`: photographs of one size and one lens share a camera.
+    """
+    content = json.loads(run.input("ingest", "photos.json").read_text())
+    photos = [photo for photo in content["photos"] if photo["status"] == "used"]
+    timed = all(photo["taken"] for photo in photos)
+    photos.sort(key=lambda photo: (photo["taken"] if timed else "", photo["name"]))
+    for photo in photos:
+        optics = " ".join(str(photo[key]) for key in ("make", "model", "focal_mm", "focal_35mm"))
+        photo["group"] = f"{photo['width']}x{photo['height']} {optics}"
+    return photos
+
+
+def read_registration(run: StageRun) -> dict[str, Any]:
+    """registration.json of this stage."""
+    return json.loads((run.dir / "registration.json").read_text())
+
+
+def candidate_rows(card: dict[str, Any]) -> list[dict[str, Any]]:
+    """The models that were tried, the kept one first, as a table has them."""
+    names = ("mapper", "matching", "n_registered", "n_points", "reprojection_error_px", "gps_rmse_m")
+    rows = [{name: tried.get(name) for name in names} for tried in card["candidates"]]
+    return rows or [{"mapper": card["mapper"], "matching": "as it came"}]
+
+
+def unregistered_rows(card: dict[str, Any]) -> list[dict[str, Any]]:
+    """Photographs that were not registered, with the reason; one row saying so when all were."""
+    rows = [row for row in card["photographs"] if not row["registered"]]
+    if not rows:
+        return [{"photograph": "none", "reason": f"all {len(card['photographs'])} were registered"}]
+    return [
+        {"photograph": row["name"], "reason": row["reason"], "features": row["n_features"],
+         "best partner": row["best_partner"], "its matches": row["best_inliers"]}
+        for row in rows
+    ]  # fmt: skip
+
+
+def _against_truth(run: StageRun, photos: list[dict[str, Any]]) -> float | None:
+    """RMSE of camera centres against ground_truth.json of ingest, where there is one."""
+    if not run.has("ingest") or not photos:
+        return None
+    path = run.dir.parent / "01_ingest" / "ground_truth.json"
+    if not path.is_file():
+        return None
+    truth = read_ground_truth(path)
+    by_name = {}
+    for photo in photos:
+        keys = (photo["source"], Path(photo["source"]).name, photo["name"])
+        key = next((k for k in keys if k in truth), None)
+        if key is not None:
+            by_name[photo["name"]] = truth[key]
+    compared = pose_rmse(read_scene(run.dir).cameras, by_name)
+    return compared[0] if compared else None
+
+
+def _warn(run: StageRun, result: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+    lost = [row for row in rows if not row["registered"]]
+    if lost:
+        names = ", ".join(f"{row['name']} ({row['reason']})" for row in lost[:5])
+        run.warn(f"{len(lost)} of {len(rows)} photographs not registered: {names}{' …' if lost[5:] else ''}")
+    if result.get("badly_placed"):
+        names = ", ".join(result["badly_placed"][:5])
+        run.warn(f"{len(result['badly_placed'])} photographs fit badly and may be misplaced: {names}")
+    if result.get("gps_problem"):
+        run.warn(f"not georeferenced, so not metric: {result['gps_problem']}")
+    strays = [
+        f"{row['name']} by {sum(x * x for x in row['gps_residual_m']) ** 0.5:.1f} m"
+        for row in rows
+        if row.get("gps_inlier") is False
+    ]
+    if strays:
+        run.warn(f"GPS that strays was left out of the georeference: {', '.join(strays[:5])}")
+    if result.get("rescaled"):
+        run.warn(f"{result['rescaled']} cameras were scaled to the size of their images")
+
+
+def _judge(run: StageRun, p: SfmParams, rows: list[dict[str, Any]]) -> None:
+    points, registered, total = (run.metrics[k] for k in ("n_points", "n_registered", "n_images"))
+    reasons = list_reasons(rows)
+    enough = registered > p.min_registered * total
+    run.gate(
+        enough,
+        QualityGateError(
+            "too few photographs were registered",
+            got=f"{registered} of {total}" + (f"\n            {reasons}" if reasons else ""),
+            expected=f"more than {p.min_registered:.0%} (sfm.min_registered)",
+            hint=what_to_try(rows),
+        ),
+    )
+    run.gate(
+        points >= p.min_points,
+        QualityGateError(
+            "the reconstruction has too few points",
+            got=f"{points:,} points from {registered} of {total} photographs"
+            + (f"\n            {reasons}" if reasons else ""),
+            expected=f"at least {p.min_points:,} (sfm.min_points)",
+            hint="set sfm.upsample_below to 5000 or raise sfm.max_num_features; sharper photographs help most"
+            if enough
+            else what_to_try(rows),
+        ),
+    )
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from spaceport_lab.params import TrainParams
+from spaceport_lab.train import checkpoint, densify
+from spaceport_lab.train.schedules import Refinement
+
+ALWAYS = Refinement(start=0, stop=10**9, every=1, reset_every=10**9)
+
+
+def make(n: int = 40, seed: int = 0) -> tuple[dict, dict]:
+    """Splats and optimisers that have taken one step."""
+    g = torch.Generator().manual_seed(seed)
+    shapes = {"means": (3,), "scales": (3,), "quats": (4,), "opacities": (), "sh0": (1, 3), "shN": (15, 3)}
+    splats = {k: torch.nn.Parameter(torch.randn(n, *shape, generator=g)) for k, shape in shapes.items()}
+    optimizers = checkpoint.make_optimizers(splats)
+    for name, values in splats.items():
+        values.grad = torch.randn(values.shape, generator=g)
+        optimizers[name].step()
+        optimizers[name].zero_grad()
+    return splats, optimizers
+
+
+def seen(gradients: torch.Tensor) -> dict:
+    """What the rasterizer hands over when each Gaussian was seen with the given gradient (device units)."""
+    means2d = torch.zeros(1, len(gradients), 2, requires_grad=True)
+    means2d.grad = torch.stack([gradients, torch.zeros_like(gradients)], dim=1)[None] / 32
+    return {
+        "means2d": means2d, "radii": torch.ones(1, len(gradients), 2, dtype=torch.int32), "width": 64,
+        "height": 48, "n_cameras": 1, "gaussian_ids": None,
+    }  # fmt: skip
+
+
+def slow_divided(opacity: float, scale: float, copies: int) -> tuple[float, float]:
+    """Equation 9 of 3DGS-MCMC, term by term."""
+    new = 1 - (1 - opacity) ** (1 / copies)
+    total = sum(
+        math.comb(i - 1, k) * (-1) ** k / math.sqrt(k + 1) * new ** (k + 1)
+        for i in range(1, copies + 1)
+        for k in range(i)
+    )
+    return new, opacity / total * scale
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.006, 0.995), st.integers(1, 51)), min_size=1, max_size=6))
+def test_divided_is_equation_9(cases: list[tuple[float, int]]) -> None:
+    opacities = torch.tensor([c[0] for c in cases], dtype=torch.float64)
+    scales = torch.linspace(0.1, 2, 3, dtype=torch.float64).repeat(len(cases), 1)
+    new, sizes = densify.divided(opacities, scales, torch.tensor([c[1] for c in cases]))
+    for i, (opacity, copies) in enumerate(cases):
+        expected, first = slow_divided(opacity, 0.1, copies)
+        assert float(new[i]) == pytest.approx(expected, rel=1e-9)
+        assert float(sizes[i, 0]) == pytest.approx(first, rel=1e-6)
+
+
+def test_divided_gaussians_look_as_the_one_did() -> None:
+    opacity, sigma = torch.tensor([0.7]), torch.tensor([[1.0, 1.0, 1.0]])
+    new, sizes = densify.divided(opacity, sigma, torch.tensor([4]))
+    x = torch.linspace(-6, 6, 2001)
+    one = opacity * torch.exp(-(x**2) / 2)
+    four = 1 - (1 - new * torch.exp(-(x**2) / (2 * sizes[0, 0] ** 2))) ** 4
+    assert float(four.max()) == pytest.approx(float(one.max()), abs=1e-5)
+    assert float(four.sum()) == pytest.approx(float(one.sum()), rel=1e-4)
+
+
+def test_adc_counts_what_it_does() -> None:
+    splats, optimizers = make()
+    splats["opacities"].data.fill_(1.0)
+    splats["opacities"].data[:5] = -9.0
+    splats["scales"].data[:20] = math.log(0.001)
+    splats["scales"].data[20:] = math.log(0.5)
+    p = TrainParams(grow_grad2d=0.5, percent_dense=0.01)
+    adc = densify.Adc(p, ALWAYS, scene_scale=1.0, cap=1000)
+    gradients = torch.zeros(40)
+    gradients[[10, 11, 30]] = torch.tensor([1.0, 2.0, 3.0])
+    refined = adc.after_backward(splats, optimizers, 1, seen(gradients), 0.0)
+    assert (refined.above, refined.cloned, refined.split, refined.pruned) == (3, 2, 1, 5)
+    assert (refined.n_before, refined.n_gaussians) == (40, 38) == (40, len(splats["means"]))
+    assert refined.gradients["max"] == pytest.approx(3)
+    assert refined.gradients["p50"] == 0
+    assert all(len(o.state[splats[k]]["exp_avg"]) == 38 for k, o in optimizers.items())
+
+
+def test_adc_takes_the_largest_gradients_under_the_cap() -> None:
+    splats, optimizers = make()
+    splats["opacities"].data.fill_(1.0)
+    splats["scales"].data.fill_(math.log(0.001))
+    adc = densify.Adc(TrainParams(grow_grad2d=0.5), ALWAYS, scene_scale=1.0, cap=43)
+    refined = adc.after_backward(splats, optimizers, 1, seen(torch.arange(40) + 1.0), 0.0)
+    assert refined.above == 40
+    assert refined.cloned == 3
+    assert len(splats["means"]) == 43
+    assert refined.threshold == pytest.approx(37)
+    torch.testing.assert_close(splats["means"][40:], splats["means"][37:40])
+    assert adc.grow_grad2d == 0.5
+    assert adc.after_backward(splats, optimizers, 2, seen(torch.ones(43)), 0.0).cloned == 0
+
+
+def test_adc_resets_opacities() -> None:
+    splats, optimizers = make()
+    schedule = Refinement(start=100, stop=1000, every=100, reset_every=10)
+    adc = densify.Adc(TrainParams(), schedule, scene_scale=1.0, cap=1000)
+    adc.after_backward(splats, optimizers, 9, seen(torch.zeros(40)), 0.0)
+    assert torch.sigmoid(splats["opacities"]).max() > 0.5
+    refined = adc.after_backward(splats, optimizers, 10, seen(torch.zeros(40)), 0.0)
+    assert refined.reset
+    assert torch.sigmoid(splats["opacities"]).max() <= 0.01 + 1e-6
+    assert optimizers["opacities"].state[splats["opacities"]]["exp_avg"].abs().max() == 0
+
+
+def test_adc_never_prunes_everything() -> None:
+    splats, optimizers = make()
+    splats["opacities"].data.fill_(-20.0)
+    adc = densify.Adc(TrainParams(), ALWAYS, scene_scale=1.0, cap=1000)
+    assert adc.after_backward(splats, optimizers, 1, seen(torch.zeros(40)), 0.0).pruned == 0
+    assert len(splats["means"]) == 40
+
+
+def test_mcmc_relocates_the_dead_and_adds_up_to_the_cap() -> None:
+    torch.manual_seed(0)
+    splats, optimizers = make(100)
+    splats["opacities"].data.fill_(1.0)
+    splats["opacities"].data[:10] = -9.0
+    before = {name: values.detach().clone() for name, values in splats.items()}
+    mcmc = densify.Mcmc(TrainParams(strategy="mcmc", mcmc_noise=0.0), ALWAYS, scene_scale=1.0, cap=103)
+    refined = mcmc.after_backward(splats, optimizers, 1, {}, 1e-4)
+    assert (refined.relocated, refined.added, refined.n_gaussians) == (10, 3, 103)
+    assert {len(values) for values in splats.values()} == {103}
+    assert torch.sigmoid(splats["opacities"]).min() > 0.005
+    alive = {tuple(row) for row in before["means"][10:].tolist()}
+    assert all(tuple(row) in alive for row in splats["means"].tolist())
+    for name, optimizer in optimizers.items():
+        assert optimizer.state[splats[name]]["exp_avg"].shape == splats[name].shape
+        assert not optimizer.state[splats[name]]["exp_avg"][100:].any()
+        assert optimizer.param_groups[0]["params"][0] is splats[name]
+    assert mcmc.after_backward(splats, optimizers, 2, {}, 1e-4).added == 0
+
+
+def test_mcmc_noise_has_the_shape_of_the_gaussian() -> None:
+    torch.manual_seed(0)
+    n = 20_000
+    splats, _ = make(n)
+    splats["quats"].data[:] = torch.tensor([0.9, 0.1, -0.3, 0.2])
+    splats["scales"].data[:] = torch.log(torch.tensor([0.5, 0.1, 0.02]))
+    splats["opacities"].data[: n // 2] = -12.0
+    splats["opacities"].data[n // 2 :] = 4.0
+    before = splats["means"].detach().clone()
+    densify.add_noise(splats, 0.1)
+    moved = (splats["means"].detach() - before).double()
+    w, x, y, z = (splats["quats"][0] / splats["quats"][0].norm()).double().tolist()
+    rotation = np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+    covariance = rotation @ np.diag([0.25, 0.01, 0.0004]) @ rotation.T
+    faint = 1 / (1 + math.exp(-100 * 0.005))
+    expected = (faint * 0.1) ** 2 * covariance @ covariance
+    np.testing.assert_allclose(np.cov(moved[: n // 2].T.numpy()), expected, atol=0.03 * expected.max())
+    assert moved[n // 2 :].abs().max() < 1e-9
+
+
+def test_quantiles_of_nothing() -> None:
+    assert set(densify.quantiles(torch.zeros(0)).values()) == {0.0}
+    assert densify.quantiles(torch.arange(101.0))["p90"] == 90
