@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import nbformat
@@ -103,3 +106,32 @@ def test_the_readme_names_the_two_commands_and_ci_runs_the_second() -> None:
     assert "make test" in readme
     assert "make test" in (ROOT / ".ci" / "run").read_text()
     assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+
+
+def imported_packages(folder: Path) -> set[str]:
+    """Top-level names that Python files below `folder` import."""
+    names: set[str] = set()
+    for path in folder.rglob("*.py"):
+        if "node_modules" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.split(".")[0])
+    return names - set(sys.stdlib_module_names) - {"spaceport_lab"}
+
+
+@pytest.mark.parametrize(("folder", "extras"), [("spaceport_lab", ()), ("tests", ("dev",))])
+def test_everything_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
+    """A machine that has more installed than it should hides what is missing."""
+    wanted = PROJECT["dependencies"] + [r for e in extras for r in PROJECT["optional-dependencies"][e]]
+    owners = packages_distributions()
+    declared = set(requirements(wanted))
+    local = {path.stem for path in (ROOT / "tests").glob("*.py")} | {"hatch_build"}
+    missing = {
+        name
+        for name in imported_packages(ROOT / folder) - local
+        if not {canonicalize_name(owner) for owner in owners.get(name, [name])} & declared
+    }
+    assert missing == set(), "add them to pyproject.toml, environment.yml and constraints.txt"
