@@ -363,6 +363,20 @@ def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
     assert bool(photo["converted"]) == (orientation != 1)
 
 
+def test_exif_that_cannot_be_written_does_not_stop_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Image.Exif, offset: int = 8) -> bytes:
+        raise struct.error("argument out of range")
+
+    save(tmp_path / "in" / "turned.jpg", texture(9), exif=exif(6))
+    source = good_set(tmp_path / "in")
+    monkeypatch.setattr(Image.Exif, "tobytes", refuse)
+    run = take_in(source, tmp_path)
+    with Image.open(run.dir / "images" / "turned.jpg") as image:
+        assert image.size == (300, 400)
+
+
 @pytest.mark.parametrize("ending", [".webp", ".gif", ".png", ".bmp", ".tif"])
 def test_other_formats_become_readable(ending: str, tmp_path: Path) -> None:
     pixels = texture(9)

@@ -251,7 +251,7 @@ def read_gps(ifd: dict[int, Any]) -> tuple[dict[str, float | None] | None, str |
 def place(path: Path, photo: Photo, target: Path) -> None:
     """Put a usable photograph at `target`: linked as it is, or re-encoded upright as 8-bit RGB or grey.
 
-    EXIF, colour profile and XMP are kept; the orientation tag then says upright.
+    EXIF, colour profile and XMP are kept, EXIF only where it is sound; the orientation tag then says upright.
 
     Raises:
         WorkspaceError: the disk is full or the folder is not writable.
@@ -267,12 +267,12 @@ def place(path: Path, photo: Photo, target: Path) -> None:
         info.pop("icc_profile", None)  # describes inks, and there are none any more
     if _ORIENTATION in exif:
         exif[_ORIENTATION] = 1
+    if target.suffix.lower() in COLMAP_ENDINGS["JPEG"]:
+        info |= {"quality": JPEG_QUALITY, "subsampling": 0}
+    else:
+        info.pop("xmp", None)
     with files.atomic_path(target) as temporary:
-        if target.suffix.lower() in COLMAP_ENDINGS["JPEG"]:
-            upright.save(temporary, quality=JPEG_QUALITY, subsampling=0, exif=exif, **info)
-        else:
-            info.pop("xmp", None)
-            upright.save(temporary, exif=exif, **info)
+        upright.save(temporary, exif=_packed(exif), **info)
 
 
 def _needs(image: Image.Image, orientation: int) -> tuple[str, tuple[str, ...]]:
@@ -316,6 +316,13 @@ def _exif(image: Image.Image) -> tuple[Image.Exif, dict[int, Any]]:
         return exif, _ifd(exif, _EXIF)
     except Exception:  # Pillow parses tags by hand and raises whatever the bytes lead it to
         return Image.Exif(), {}
+
+
+def _packed(exif: Image.Exif) -> bytes:
+    try:
+        return exif.tobytes()
+    except Exception:  # tags of the wrong type are read without complaint, and cannot be written
+        return b""
 
 
 def _ifd(exif: Image.Exif, tag: int) -> dict[int, Any]:

@@ -17,7 +17,9 @@ from spaceport_lab.plots.style import (
     BLUE,
     FAINT,
     INK,
+    ORANGE,
     RED,
+    SEQUENTIAL,
     count_axis,
     empty_figure,
     figure,
@@ -44,8 +46,11 @@ def contact_sheet(photos: Sequence[Photo], thumbnails: Path) -> Figure:
     if not shown:
         return empty_figure("no photographs")
     rows = -(-len(shown) // SHEET_COLUMNS)
+    width = 9.6
+    tall = float(np.median([photo["height"] / photo["width"] for photo in shown if photo["width"]] or [0.75]))
+    captions = 0.45 if any(photo["status"] != "used" for photo in shown) else 0.27
     with style():
-        fig, axes = figure(9.6, 1.38 * rows + 0.3, rows, SHEET_COLUMNS)
+        fig, axes = figure(width, (width / SHEET_COLUMNS * tall + captions) * rows, rows, SHEET_COLUMNS)
         for ax, photo in zip(axes.flat, shown, strict=False):
             _thumbnail(ax, photo, thumbnails)
         for ax in axes.flat[len(shown) :]:
@@ -66,22 +71,30 @@ def gps_map(photos: Sequence[Photo]) -> Figure:
     with style():
         fig, axes = figure(9.6, 4.0, columns=2, width_ratios=(1.15, 1))
         above, heights = axes[0]
+        order = np.arange(1, len(located) + 1)
         above.plot(enu[:, 0], enu[:, 1], color=FAINT, lw=0.9, zorder=1)
-        above.scatter(enu[used, 0], enu[used, 1], s=34, c=BLUE, edgecolors="white", lw=0.6, zorder=2)
-        above.scatter(enu[~used, 0], enu[~used, 1], s=40, c=RED, marker="X", lw=0.6, zorder=3)
-        above.annotate(
-            "first", enu[0, :2], xytext=(7, 5), textcoords="offset points", color=INK, fontsize=8.5
+        dots = above.scatter(
+            enu[used, 0],
+            enu[used, 1],
+            s=36,
+            c=order[used],
+            cmap=SEQUENTIAL,
+            edgecolors="white",
+            lw=0.6,
+            zorder=2,
         )
+        fig.colorbar(dots, ax=above, shrink=0.7, label="in flight order").outline.set_visible(False)
+        above.scatter(enu[~used, 0], enu[~used, 1], s=40, c=RED, marker="X", lw=0.6, zorder=3)
         above.set_aspect("equal", adjustable="datalim")
         above.margins(0.1)
         labelled(above, f"{len(located)} positions, from above", "east [m]", "north [m]")
-        order = np.arange(1, len(located) + 1)
         heights.plot(order, enu[:, 2], color=FAINT, lw=0.9, zorder=1)
         heights.scatter(order[used], enu[used, 2], s=30, c=BLUE, edgecolors="white", lw=0.6, label="used")
         if not used.all():
             heights.scatter(order[~used], enu[~used, 2], s=38, c=RED, marker="X", label="left out")
             heights.legend()
         heights.margins(y=0.3)
+        count_axis(heights)
         labelled(heights, "Height above the lowest", "photograph, in flight order", "up [m]")
     return fig
 
@@ -95,6 +108,7 @@ def quality(photos: Sequence[Photo]) -> Figure:
     median = float(np.median([photo["sharpness"] for photo in read])) or 1.0
     sharpness = np.array([photo["sharpness"] / median for photo in read])
     exposure = np.array([photo["exposure"] for photo in read])
+    clipped = np.array([photo["clipped"] for photo in read])
     order = np.arange(1, len(read) + 1)
     colors = np.where(used, BLUE, RED)
     with style():
@@ -106,7 +120,11 @@ def quality(photos: Sequence[Photo]) -> Figure:
             ax.bar(order, values, color=colors, width=0.75)
             labelled(ax, title, "photograph, by name")
             count_axis(ax)
+            ax.set_xlim(0.3, len(read) + 0.7)
         axes[0, 0].axhline(1, color=INK, lw=0.8, ls=":")
+        if clipped.max() > 0.01:
+            axes[0, 1].bar(order, clipped, color=ORANGE, width=0.75, label="black or white")
+            axes[0, 1].legend(loc="upper right")
         axes[0, 1].set_ylim(0, 1)
         axes[0, 1].yaxis.set_major_formatter(PercentFormatter(1))
     return fig

@@ -15,12 +15,17 @@ MIN_FEATURES = 100
 MIN_OBSERVATIONS = 12
 """3D points a photograph must see; a pose held by fewer is left out."""
 
+SAME_VIEW = 0.6
+"""Two photographs that share more than this of their features were taken from one place."""
+
 _TRIES = {
+    "same view": "move between shots, by a fifth of the picture's width or more; turning is not enough",
     "features": "leave these photographs out or replace them; sky, water, fog and blur have nothing to match",
     "no pairs": "photograph with more overlap (70 % and more), or set sfm.matching to exhaustive",
     "component": "add photographs that link the groups, or set sfm.matching to exhaustive",
     "rejected": "raise sfm.max_num_features, set sfm.upsample_below to 5000, or add photographs in between",
     "held by few": "raise sfm.max_num_features, or set sfm.upsample_below to 5000",
+    "missing": "give the folder that holds all images of the model (sfm.import_images)",
     "none": "photograph one place with 70 % overlap, moving between shots",
 }
 
@@ -84,6 +89,8 @@ def _why_not(row: Mapping[str, Any], main: int | None, other_size: int | None, s
         return "component", f"in a separate group that shares nothing with the rest; best partner {partner}"
     if other_size is not None:
         return "component", f"in a separate model of {other_size} photographs; best partner {partner}"
+    if row["best_inliers"] > SAME_VIEW * row["n_features"]:
+        return "same view", f"shows the same as {partner}: without a change of place there is no depth"
     return "rejected", f"matched, but no pose passed: best partner {partner}"
 
 
