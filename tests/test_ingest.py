@@ -134,6 +134,13 @@ def test_scene_folder_and_default_source(tmp_path: Path) -> None:
     assert take_in(tmp_path / "scene" / "runs" / "old", tmp_path).metrics["n_photos"] == 5
 
 
+def test_our_own_runs_are_not_photographs(tmp_path: Path) -> None:
+    source = good_set(tmp_path / "scene")
+    good_set(tmp_path / "scene" / "runs" / "old" / "01_ingest" / "images", 5, 40)
+    (tmp_path / "scene" / "runs" / "old" / "run.json").write_text("{}")
+    assert take_in(source, tmp_path).metrics["n_photos"] == 3
+
+
 def test_ground_truth_beside_or_above_is_kept(tmp_path: Path) -> None:
     good_set(tmp_path / "in" / "images")
     (tmp_path / "in" / "ground_truth.json").write_text('{"cameras": {}}')

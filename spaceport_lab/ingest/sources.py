@@ -134,7 +134,7 @@ def _in_folder(root: Path) -> Found:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Every file under `root`; linked folders are followed once."""
+    """Every file under `root` but those of our own runs; linked folders are followed once."""
     seen = set()
     for folder, subfolders, names in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
@@ -142,6 +142,7 @@ def _walk(root: Path) -> Iterator[Path]:
             subfolders.clear()
             continue
         seen.add(real)
+        subfolders[:] = [name for name in subfolders if not any(Path(folder, name).glob("*/run.json"))]
         yield from (Path(folder) / name for name in names)
 
 

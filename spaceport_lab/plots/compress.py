@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from spaceport_lab.compress import ViewPictures
 from spaceport_lab.gaussians import Gaussians
@@ -146,6 +146,7 @@ def _error_histogram(ax, title: str, error: FieldError) -> None:
     )  # fmt: skip
     ax.set_ylim(0, ax.get_ylim()[1] * 1.35)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     labelled(ax, title, UNITS.get(error.unit, error.unit))
 
 

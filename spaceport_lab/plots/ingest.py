@@ -31,6 +31,9 @@ from spaceport_lab.plots.style import (
 SHEET_COLUMNS, SHEET_MOST = 6, 60
 """A contact sheet's width in pictures, and the most it shows."""
 
+FAR = 20
+"""Positions further out than this many times the usual distance are counted, not drawn."""
+
 Photo = Mapping[str, Any]
 
 
@@ -67,6 +70,11 @@ def gps_map(photos: Sequence[Photo]) -> Figure:
         return empty_figure("the photographs have no GPS: the model will have no metres")
     located.sort(key=lambda photo: (photo["taken"] or "", photo["source"]))
     enu = _local(located)
+    away = np.linalg.norm(enu[:, :2] - np.median(enu[:, :2], axis=0), axis=1)
+    near = away <= FAR * max(np.median(away), 1.0)
+    outside = int((~near).sum())
+    located, enu = [photo for photo, shown in zip(located, near, strict=True) if shown], enu[near]
+    enu[:, 2] -= enu[:, 2].min()
     used = np.array([photo["status"] == "used" for photo in located])
     with style():
         fig, axes = figure(9.6, 4.0, columns=2, width_ratios=(1.15, 1))
@@ -87,7 +95,8 @@ def gps_map(photos: Sequence[Photo]) -> Figure:
         above.scatter(enu[~used, 0], enu[~used, 1], s=40, c=RED, marker="X", lw=0.6, zorder=3)
         above.set_aspect("equal", adjustable="datalim")
         above.margins(0.1)
-        labelled(above, f"{len(located)} positions, from above", "east [m]", "north [m]")
+        beyond = f", {outside} far outside" if outside else ""
+        labelled(above, f"{len(located)} positions from above{beyond}", "east [m]", "north [m]")
         heights.plot(order, enu[:, 2], color=FAINT, lw=0.9, zorder=1)
         heights.scatter(order[used], enu[used, 2], s=30, c=BLUE, edgecolors="white", lw=0.6, label="used")
         if not used.all():
@@ -146,11 +155,11 @@ def _thumbnail(ax, photo: Photo, thumbnails: Path) -> None:
         return
     ax.set_title(_short(name, 18), fontsize=7.5, color=RED, pad=3)
     ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec=RED, lw=2.5))
-    ax.set_xlabel(_short(photo["reason"] or "", 30), fontsize=7, color=RED, labelpad=2)
+    ax.set_xlabel(_short(photo["reason"].partition(":")[0], 29), fontsize=7, color=RED, labelpad=2)
 
 
 def _local(photos: Sequence[Photo]) -> np.ndarray:
-    """[N, 3] east, north, up in metres; the lowest is at height 0 and the middle at the origin."""
+    """[N, 3] east, north, up in metres from the middle."""
     heights = [photo["gps"]["alt"] for photo in photos if photo["gps"]["alt"] is not None]
     usual = float(np.median(heights)) if heights else 0.0
     rows = np.array(
@@ -159,9 +168,7 @@ def _local(photos: Sequence[Photo]) -> np.ndarray:
             for g in (photo["gps"] for photo in photos)
         ]
     )
-    enu = gps_to_enu(rows, np.median(rows, axis=0))
-    enu[:, 2] -= enu[:, 2].min()
-    return enu
+    return gps_to_enu(rows, np.median(rows, axis=0))
 
 
 def _short(text: str, most: int) -> str:

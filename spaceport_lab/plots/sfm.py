@@ -153,7 +153,12 @@ def _draw_model(ax, points: np.ndarray, colors: np.ndarray, pyramids: np.ndarray
 
 def _draw_gps(ax, scene: Scene, card: Card, turn: np.ndarray) -> None:
     """A cross at each GPS position and a line from it to the camera."""
-    places = {row["name"]: row["gps_enu_m"] for row in card["photographs"] if row.get("gps_enu_m")}
+    reach = 3 * np.ptp(scene.cameras.centers, axis=0).max()
+    places = {
+        row["name"]: row["gps_enu_m"]
+        for row in card["photographs"]
+        if row.get("gps_enu_m") and np.abs(row["gps_enu_m"]).max() < reach
+    }
     both = [(c, places[name]) for name, c in zip(scene.cameras.names, scene.cameras.centers, strict=True)
             if name in places]  # fmt: skip
     if not scene.georeferenced or not both:

@@ -90,8 +90,11 @@ def read_registration(run: StageRun) -> dict[str, Any]:
 def candidate_rows(card: dict[str, Any]) -> list[dict[str, Any]]:
     """The models that were tried, the kept one first, as a table has them."""
     names = ("mapper", "matching", "n_registered", "n_points", "reprojection_error_px", "gps_rmse_m")
-    rows = [{name: tried.get(name) for name in names} for tried in card["candidates"]]
-    return rows or [{"mapper": card["mapper"], "matching": "as it came"}]
+    rows = [
+        {"model": "tried" if number else "kept", **{name: tried.get(name) for name in names}}
+        for number, tried in enumerate(card["candidates"])
+    ]
+    return rows or [{"model": "imported", "n_registered": sum(r["registered"] for r in card["photographs"])}]
 
 
 def unregistered_rows(card: dict[str, Any]) -> list[dict[str, Any]]:

@@ -208,7 +208,7 @@ def _reduce(
         with Image.open(source / name) as image:
             small = image.resize(sizes[camera_id][0], Image.Resampling.BOX)
             settings = {"quality": quality, "subsampling": 0} if image.format == "JPEG" else {}
-            small.save(target / name, exif=image.getexif(), **settings)
+            small.save(target / name, exif=_exif(image), **settings)
 
     images = [model.image(i) for i in model.reg_image_ids()]
     for image in images:
@@ -216,6 +216,13 @@ def _reduce(
             point.xy = point.xy * sizes[image.camera_id][1]
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(one, [(image.name, image.camera_id) for image in images]))
+
+
+def _exif(image: Image.Image) -> bytes:
+    try:
+        return image.getexif().tobytes()
+    except Exception:  # a camera's odd tags are no reason to lose its photograph
+        return b""
 
 
 def _georeference(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pycolmap
 
 from spaceport_lab.errors import ReconstructionError
@@ -30,6 +31,9 @@ GOOD_SHARE, GOOD_POINTS = 0.9, 1000
 
 PAIRS_AT_ONCE = 40
 """COLMAP says how far it is after this many pairs."""
+
+SCALE_SPACE_BYTES = 70
+"""Memory SIFT takes for each pixel it works on, measured."""
 
 RETRY_FEATURES = 2
 """The second attempt may keep this many times the features."""
@@ -138,14 +142,14 @@ def reconstruct(job: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     card = {
         "mapper": best.mapper,
         "matching": best.attempt.matching,
-        "candidates": [candidate.card() for candidate in candidates],
+        "candidates": [c.card() for c in sorted(candidates, key=lambda c: c is not best)],
         "photographs": rows,
         "pairs": [[i, j, n] for (i, j), n in sorted(_inliers(job, best.attempt, names).items()) if n > 0],
     }
     fit = (best.fit, origin) if isinstance(best.fit, GpsFit) else None
     return finishing.finish(job, best.model, fit, card, reporter) | {
         "badly_placed": finishing.badly_placed(best.figures),
-        "gps_problem": None if fit else best.fit if np.isfinite(gps).any() else None,
+        "gps_problem": best.fit if fit is None and params["georeference"] and origin is not None else None,
     }
 
 
@@ -235,7 +239,7 @@ def _extract(job: dict[str, Any], attempt: Attempt, database: Path, reporter: Re
     params = job["params"]
     options = pycolmap.FeatureExtractionOptions()
     options.max_image_size = params["max_image_size"]
-    options.num_threads = job["threads"]
+    options.num_threads = _threads_that_fit(job, attempt)
     options.use_gpu = False
     options.sift.max_num_features = attempt.max_num_features
     options.sift.first_octave = attempt.first_octave
@@ -255,6 +259,14 @@ def _extract(job: dict[str, Any], attempt: Attempt, database: Path, reporter: Re
                 reader_options=reader,
                 extraction_options=options,
             )
+
+
+def _threads_that_fit(job: dict[str, Any], attempt: Attempt) -> int:
+    """As many as there are, or as many as the free memory holds scale spaces."""
+    longest = max(max(photo["width"], photo["height"]) for photo in job["photos"])
+    side = min(longest, job["params"]["max_image_size"]) * (2 if attempt.first_octave == -1 else 1)
+    needed = SCALE_SPACE_BYTES * 0.75 * side**2
+    return int(max(1, min(job["threads"], 0.7 * psutil.virtual_memory().available / needed)))
 
 
 def _match(

@@ -58,13 +58,15 @@ def optimise(
 
         # Forward, loss, backward.
         try:
-            render, info = _render(state.splats, view, degree, p, backend)
+            renders, info = _render(state.splats, view, degree, p, backend)
         except BackendError:
             if not (fault := not_finite(state.splats)):
                 raise
             c.fault, c.stopped_by = f"{fault} after step {step}", "nan"
             break
-        loss = backends.l1_ssim_loss(render, view.photo, p.ssim_lambda) + state.strategy.loss(state.splats)
+        loss = backends.l1_ssim_loss(renders, view.photo[None], p.ssim_lambda) + state.strategy.loss(
+            state.splats
+        )
         state.strategy.before_backward(state.splats, state.optimizers, info)
         loss.backward()
         loss_value = float(loss.detach())
@@ -126,7 +128,7 @@ def _render(splats, view, degree: int, p: TrainParams, backend: str):
         absgrad=p.absgrad,
         backend=backend,
     )
-    return renders[0], info
+    return renders, info
 
 
 def _note_refined(state: State, refined: Refined, done: int, p: TrainParams, stream: Stream) -> None:
