@@ -384,3 +384,26 @@ def test_a_model_far_from_the_origin_is_warned_of(tmp_path: Path) -> None:
     scenes.write_colmap(tmp_path / "02_sfm" / "sparse", cameras, scene.points + far, scene.colors)
     finish(run, max_steps=1)
     assert any("move the model to the origin" in warning for warning in run.warnings)
+
+
+def test_a_run_that_compiles_and_one_with_cached_kernels_train_the_same_splat(tmp_path: Path) -> None:
+    """Otherwise the first run on a machine, killed and resumed, would not end as it began."""
+    code = (
+        "import hashlib, sys; from pathlib import Path; import scenes; from spaceport_lab import train\n"
+        "from spaceport_lab.params import TrainParams\n"
+        "run = scenes.make_run(Path(sys.argv[1]), n_points=120)\n"
+        "list(train.run(run, TrainParams(**eval(sys.argv[2]))))\n"
+        "print(hashlib.sha256((run.dir / 'splat.ply').read_bytes()).hexdigest())\n"
+    )
+    values = repr({**QUICK, "background": "random", "grow_grad2d": 5e-3})
+    cache, helpers = str(tmp_path / "cache"), str(Path(__file__).parent)
+    environment = {**os.environ, "SPACEPORT_KERNEL_CACHE": cache, "PYTHONPATH": helpers}
+    digests, compiled = [], []
+    for name in ("compiles", "cached"):
+        command = [sys.executable, "-c", code, str(tmp_path / name), values]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
+        assert done.returncode == 0, done.stderr
+        digests.append(done.stdout.split()[-1])
+        compiled.append("Compiling" in done.stdout + done.stderr)
+    assert compiled == [True, False]
+    assert digests[0] == digests[1]

@@ -45,8 +45,16 @@ def kernel(*, inline: bool = False) -> Callable[[Callable], Any]:
     def decorate(function: Callable) -> Any:
         with _cache_folder() as cache:
             use_cache = cache is not None and not inline
+            # A helper that LLVM leaves as a function of its own exists once per kernel, and the process that
+            # compiled may call another kernel's copy than the cached code does: with multiplications and
+            # additions fused elsewhere, the last bit would differ. So helpers are always inlined.
             dispatcher = numba.njit(
-                function, fastmath=set(FAST), nogil=True, error_model="numpy", cache=use_cache
+                function,
+                fastmath=set(FAST),
+                nogil=True,
+                error_model="numpy",
+                cache=use_cache,
+                forceinline=inline,
             )
         if use_cache:
             _lock_cache(dispatcher, cache)
