@@ -50,7 +50,7 @@ def render_views(
     """Render views one after the other, all of them unless `indices` says which; see `render_view`."""
     device = torch.device(backend)
     splat = _activated(gaussians, device)
-    for index in range(len(cameras)) if indices is None else indices:
+    for count, index in enumerate(range(len(cameras)) if indices is None else indices):
         width, height = (int(side) for side in cameras.sizes[index])
         viewmat, K = (_tensor(a[index : index + 1], device) for a in (cameras.viewmats, cameras.Ks))
         with torch.no_grad():
@@ -62,6 +62,7 @@ def render_views(
                 height=height,
                 sh_degree=gaussians.sh_degree,
                 backend=backend,
+                check_finite=count == 0,
             )
         yield renders[0].clamp(0, 1).cpu().numpy()
 

@@ -38,22 +38,30 @@ def frame_of(
 
 
 def lists_of(frame: render.Frame) -> list[list[int]]:
-    starts = frame.starts
-    return [frame.entry_gaussians[a:b].tolist() for a, b in itertools.pairwise(starts)]
+    """The Gaussians of every tile, out of the segments' lists."""
+    tiles_x, tiles_y = frame.tiles
+    segments = -(-tiles_x // layout.SEGMENT)
+    found: list[list[int]] = [[] for _ in range(tiles_x * tiles_y)]
+    for segment, (a, b) in enumerate(itertools.pairwise(frame.starts)):
+        row, corner = segment // segments, segment % segments * layout.SEGMENT
+        for entry in frame.entries[a:b].tolist():
+            last, first = (entry & layout.SPAN_MASK) >> layout.FIRST_BITS, entry & layout.FIRST_MASK
+            for column in range(corner + first, corner + last + 1):
+                found[row * tiles_x + column].append(entry >> layout.SPAN_BITS)
+    return found
 
 
 def check_invariants(frame: render.Frame, n: int) -> None:
-    """Every list is full of real Gaussians in order of depth, every slot is begun exactly once per frame."""
-    n_entries = int(frame.starts[-1])
-    gaussians, slots = frame.entry_gaussians[:n_entries], frame.entry_slots
+    """Every list is full of real Gaussians in order of depth, every slot belongs to exactly one entry."""
+    gaussians, slots = frame.entries[: frame.starts[-1]] >> layout.SPAN_BITS, frame.entry_slots
     assert ((gaussians >= 0) & (gaussians < n)).all()
     assert (np.diff(frame.starts) >= 0).all()
-    begun = np.sort(~slots[slots < 0])
-    assert np.array_equal(begun, np.arange(frame.first_slot[-1]))
+    assert np.array_equal(np.sort(slots), np.arange(frame.first_slot[-1]))
     owners = np.repeat(np.arange(n), frame.counts[:n])
-    assert np.array_equal(owners[np.where(slots < 0, ~slots, slots)], gaussians)
+    assert np.array_equal(owners[slots], gaussians)
     for a, b in itertools.pairwise(frame.starts):
         assert (np.diff(frame.depths[gaussians[a:b]]) >= 0).all()
+    assert frame.word_starts[-1] == sum(map(len, lists_of(frame)))
 
 
 def brute_force(frame: render.Frame, n: int, width: int, height: int) -> list[set[int]]:
@@ -96,7 +104,7 @@ def test_lists_hold_what_brute_force_finds(stretch: float, parts: int) -> None:
         assert len(have) == len(set(have))
         assert need <= set(have)
         touched += len(need)
-    assert frame.starts[-1] < 1.25 * touched, "lists are much longer than they need to be"
+    assert frame.word_starts[-1] < 1.25 * touched, "lists are much longer than they need to be"
 
 
 def test_the_needle_that_broke_the_sketch() -> None:
@@ -154,13 +162,13 @@ def test_filling_never_writes_more_than_was_counted() -> None:
     too_few = np.maximum(frame.counts - 1, 0)
     first_slot = np.concatenate([[0], np.cumsum(too_few[:n])]).astype(np.int64)
     order = np.flatnonzero(frame.counts[:n] > 0).astype(np.int32)
-    spans = np.full(2 * first_slot[-1] + 64, -7, np.int32)
-    histogram = np.zeros((1, len(frame.starts)), np.int64)
+    spans = np.full(first_slot[-1] + 64, -7, np.int32)
+    histogram, lengths = (np.zeros((1, len(frame.starts) - 1), np.int64) for _ in range(2))
     part_starts = np.array([0, len(order)], np.int64)
     wrong = binning.fill_spans(
         np.zeros(1, np.int64), part_starts, order, frame.records, frame.stride, *frame.tiles, too_few,
-        first_slot, spans, histogram,
+        first_slot, spans, histogram, lengths,
     )  # fmt: skip
     assert wrong == len(order)
-    assert (spans[2 * first_slot[-1] :] == -7).all()
-    assert (spans[: 2 * first_slot[-1]] >= 0).all()
+    assert (spans[first_slot[-1] :] == -7).all()
+    assert (spans[: first_slot[-1]] >= 0).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spaceport_lab.kernels import vector, vector_math, vector_memory
+from spaceport_lab.kernels import vector, vector_math, vector_memory, vector_rows
 from spaceport_lab.kernels.compiling import kernel
 
 FOUR = (0, 0, 0, 0)
@@ -70,10 +70,10 @@ def test_exact_functions(which: int, exact) -> None:
 
 @kernel()
 def rearrange(source, columns, records, sums, first):
-    four = vector_math.load_columns(source, 0, FOUR)
-    vector_math.store_columns(columns, 0, four)
-    vector_math.store_records(records, 0, 16, four)
-    fields = vector_math.load_records(records, 0, 16)
+    four = vector_rows.load_columns(source, 0, FOUR)
+    vector_rows.store_columns(columns, 0, four)
+    vector_rows.store_records(records, 0, 16, four)
+    fields = vector_rows.load_records(records, 0, 16)
     vector_memory.store(columns, 64, fields[2])
     vector_memory.store(sums, 0, vector_math.sums_of(four))
     sums[16] = vector.sum_lanes(four[1])

@@ -78,6 +78,7 @@ def check_inputs(
     colors: torch.Tensor | tuple[torch.Tensor, torch.Tensor], viewmats: torch.Tensor, Ks: torch.Tensor,
     width: int, height: int, sh_degree: int | None, backgrounds: torch.Tensor | None,
     render_mode: str, rasterize_mode: str, near_plane: float, far_plane: float, eps2d: float,
+    check_finite: bool = True,
 ) -> Colors:  # fmt: skip
     """Refuse what neither backend could render sensibly.
 
@@ -95,15 +96,11 @@ def check_inputs(
     if viewmats.shape[0] == 0:
         raise BackendError("there is no camera to render", got="viewmats [0, 4, 4]", expected="C >= 1")
     checked = _check_colors(colors, n, viewmats.shape[0], sh_degree)
-    named = {
-        "means": means,
-        "quats": quats,
-        "scales": scales,
-        "opacities": opacities,
-        "viewmats": viewmats,
-        "Ks": Ks,
-    }
-    named |= {f"colors[{k}]" if checked.is_split else "colors": t for k, t in enumerate(checked.tensors)}
+    named = {"viewmats": viewmats, "Ks": Ks}
+    if check_finite:
+        named |= {"means": means, "quats": quats, "scales": scales, "opacities": opacities}
+        parts = enumerate(checked.tensors)
+        named |= {f"colors[{k}]" if checked.is_split else "colors": part for k, part in parts}
     if backgrounds is not None:
         expect_shape("backgrounds", backgrounds, (viewmats.shape[0], checked.channels))
         named["backgrounds"] = backgrounds

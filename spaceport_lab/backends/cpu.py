@@ -209,7 +209,9 @@ class _Rasterize(torch.autograd.Function):
         behind = np.zeros(channels, np.float32)
         if background is not None:
             behind[: channels - with_depth] = _flat(background)
-        frame = render.forward(shape, colors, view, with_depth, behind)
+        frame = render.forward(
+            shape, colors, view, with_depth, behind, for_backward=any(ctx.needs_input_grad)
+        )
         n, size = shape.n, (view.height, view.width)
         info["radii"] = _rows(frame.radii, n, 2)
         info["means2d"] = _rows(frame.means2d, n, 2)
@@ -277,7 +279,7 @@ def _color_gradients(
     if color is None:
         return None, None
     if degree is None:
-        return torch.from_numpy(g.colors).reshape(color.shape), None
+        return _rows(g.colors, *color.shape), None
     g_rest = None if rest is None else torch.from_numpy(g.shn).reshape(rest.shape)
     return torch.from_numpy(g.sh0).reshape(color.shape), g_rest
 

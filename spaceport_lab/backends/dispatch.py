@@ -32,6 +32,7 @@ def rasterize(
     eps2d: float = 0.3,
     absgrad: bool = False,
     backend: str = "cpu",
+    check_finite: bool = True,
 ) -> tuple[Float[Tensor, "C H W X"], Float[Tensor, "C H W 1"], dict[str, Any]]:
     """Render Gaussians as `gsplat.rasterization(packed=False)` does.
 
@@ -55,6 +56,8 @@ def rasterize(
         eps2d: pixels^2 added to the 2D covariance's axes.
         absgrad: after backward, `info["means2d"].absgrad` holds the summed absolute gradients (AbsGS).
         backend: "cpu" or "cuda", as `choose_backend` returned it.
+        check_finite: look for NaN and Inf in the Gaussians. False where the same tensors were looked at
+            before, as for the second of many views; such numbers then drop out on the CPU.
 
     Returns:
         renders, alphas, and info: "means2d" [C, N, 2] pixels (its .grad is filled by backward), "radii" [C,
@@ -67,7 +70,7 @@ def rasterize(
     """
     checked = check_inputs(
         means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds,
-        render_mode, rasterize_mode, near_plane, far_plane, eps2d,
+        render_mode, rasterize_mode, near_plane, far_plane, eps2d, check_finite,
     )  # fmt: skip
     options = {
         "backgrounds": backgrounds, "render_mode": render_mode, "near_plane": near_plane,

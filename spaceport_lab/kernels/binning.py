@@ -1,14 +1,15 @@
-"""Which ellipse touches which tile, nearest first.
-
-One sort of the visible Gaussians by depth, then a stable counting sort of their tiles: entries of a tile
-come out nearest first without sorting (tile, depth) pairs.
+"""Which ellipse touches which tiles, nearest first.
 
 In each row of tiles an ellipse touches a run of neighbours. Cut at the borders of segments (SEGMENT tiles,
 rendered from left to right by one thread) such a run is a *span*, and each span owns a *slot* for its
-gradient. Spans are counted when Gaussians are projected and found again when the lists are filled. Both go
-through `touched_tiles`, whose every product stands inside an explicit fma: there is nothing for a compiler to
-fuse in one place and not in the other, so both see the same tiles. Filling checks that it finds what was
-counted, and never writes beyond it.
+gradient. One sort of the visible Gaussians by depth, then a stable counting sort of their spans by segment:
+the entries of a segment's list come out nearest first without sorting (segment, depth) pairs. A tile takes
+from its segment's list what reaches it, and only until its pixels are finished.
+
+Spans are counted when Gaussians are projected and found again when the lists are filled. Both go through
+`touched_tiles`, whose every product stands inside an explicit fma: there is nothing for a compiler to fuse
+in one place and not in the other, so both see the same tiles. Filling checks that it finds what was counted,
+and never writes beyond it.
 """
 
 from __future__ import annotations
@@ -17,12 +18,16 @@ import numpy as np
 
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import (
+    FIRST_BITS,
     HALF_WIDTH,
     LANES,
     REACH_Y,
     RIGHT_Y,
     SEGMENT,
+    SEGMENT_SHIFT,
     SHEAR,
+    SPAN_BITS,
+    SPAN_MASK,
     TILE,
     U,
     V,
@@ -32,18 +37,21 @@ from spaceport_lab.kernels.vector import (
     floor,
     fma,
     fnma,
+    lane_indices,
+    lowest_bit,
     maximum,
     minimum,
     select,
     splat,
     square_root,
     to_ints,
+    true_lanes,
 )
-from spaceport_lab.kernels.vector_memory import claim, gather, store
+from spaceport_lab.kernels.vector_memory import claim, store
+from spaceport_lab.kernels.vector_rows import gather_records
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 TILE_SIZE, PER_TILE = np.float32(TILE), np.float32(1 / TILE)
-SEGMENT_SHIFT = SEGMENT.bit_length() - 1
 TILE_SHIFT = TILE.bit_length() - 1
 RADIX_BITS = 11
 RADIX = 1 << RADIX_BITS
@@ -149,90 +157,95 @@ def depth_order(n, keys, counts, order, first_slot):
 
 
 @kernel(inline=True)
-def emit_spans(first_tile, last_tile, row_start, slot, end, spans, changes):
+def pack_span(segment, first_tile, last_tile):
+    """One number for a span: its segment, then its first and last tile within that."""
+    return (segment << SPAN_BITS) | ((last_tile & (SEGMENT - 1)) << FIRST_BITS) | (first_tile & (SEGMENT - 1))
+
+
+@kernel(inline=True)
+def emit_spans(first_tile, last_tile, row_start, slot, end, spans, histogram, lengths):
     """Write one run of tiles as spans from `slot` on, but not beyond `end`. Returns the next slot.
 
-    `changes` gets +1 where a span begins and -1 one past its end: its running sum counts entries per tile.
+    histogram and lengths count spans and their tiles for each segment; row_start is the row's first segment.
     """
     while first_tile <= last_tile:
         piece_end = min(last_tile, first_tile | (SEGMENT - 1))
         if slot < end:
-            spans[2 * slot] = row_start + first_tile
-            spans[2 * slot + 1] = piece_end - first_tile + 1
-            changes[row_start + first_tile] += 1
-            changes[row_start + piece_end + 1] -= 1
+            segment = row_start + (first_tile >> SEGMENT_SHIFT)
+            spans[slot] = pack_span(segment, first_tile, piece_end)
+            histogram[segment] += 1
+            lengths[segment] += piece_end - first_tile + 1
         slot += 1
         first_tile = piece_end + 1
     return slot
 
 
 @kernel()
-def fill_group(ranks, order, records, stride, tiles_x, tiles_y, counts, first_slot, spans, changes, scratch):
+def fill_group(
+    ranks, order, records, stride, tiles_x, tiles_y, counts, first_slot, spans, histogram, lengths, scratch
+):
     """The spans of at most sixteen Gaussians, order[ranks[0]] … order[ranks[1] - 1].
 
     Returns:
         how many of them touched another number of spans than was counted.
     """
     first_rank, rows = ranks[0], ranks[1] - ranks[0]
-    next_slot = scratch[2 * LANES :]
-    indices = scratch[3 * LANES :]
+    next_slot, ends = scratch[2 * LANES : 3 * LANES], scratch[3 * LANES : 4 * LANES]
+    indices = scratch[4 * LANES : 5 * LANES]
     for lane in range(LANES):
-        indices[lane] = order[first_rank + min(lane, rows - 1)]
-        next_slot[lane] = 0
-    u, v = gather(records, indices, 0, stride, U), gather(records, indices, 0, stride, V)
-    shear, half_width = (
-        gather(records, indices, 0, stride, SHEAR),
-        gather(records, indices, 0, stride, HALF_WIDTH),
-    )
-    reach, right_y = (
-        gather(records, indices, 0, stride, REACH_Y),
-        gather(records, indices, 0, stride, RIGHT_Y),
-    )
-    first_y, last_y, row, end_row = touched_rows(v, reach, tiles_y)
-    store(scratch, 4 * LANES, to_ints(row))
-    here = row < end_row
+        i = order[first_rank + min(lane, rows - 1)]
+        indices[lane] = i
+        next_slot[lane], ends[lane] = first_slot[i], first_slot[i] + counts[i]
+    f = gather_records(records, indices, 0, stride)
+    u, v = f[U], f[V]
+    first_y, last_y, row, end_row = touched_rows(v, f[REACH_Y], tiles_y)
+    store(scratch, 5 * LANES, to_ints(row))
+    segments = (tiles_x + SEGMENT - 1) >> SEGMENT_SHIFT
+    real = lane_indices() < rows
+    here = real & (row < end_row)
     step = 0
     while any_lane(here):
         first, last, any_tile = touched_tiles(
-            u, v, shear, half_width, reach, right_y, first_y, last_y, row, tiles_x
+            u, v, f[SHEAR], f[HALF_WIDTH], f[REACH_Y], f[RIGHT_Y], first_y, last_y, row, tiles_x
         )
-        touched = here & any_tile
-        store(scratch, 0, select(touched, first, 1))
-        store(scratch, LANES, select(touched, last, 0))
-        for lane in range(rows):
-            i = np.int64(indices[lane])
-            base = first_slot[i]
-            row_start = (np.int64(scratch[4 * LANES + lane]) + step) * tiles_x
-            slot = emit_spans(
-                np.int64(scratch[lane]), np.int64(scratch[LANES + lane]), row_start, base + next_slot[lane],
-                base + counts[i], spans, changes,
+        store(scratch, 0, first)
+        store(scratch, LANES, last)
+        touched = true_lanes(here & any_tile)
+        while touched != 0:
+            lane = lowest_bit(touched)
+            touched &= touched - 1
+            row_start = (np.int64(scratch[5 * LANES + lane]) + step) * segments
+            next_slot[lane] = emit_spans(
+                np.int64(scratch[lane]), np.int64(scratch[LANES + lane]), row_start,
+                np.int64(next_slot[lane]), np.int64(ends[lane]), spans, histogram, lengths,
             )  # fmt: skip
-            next_slot[lane] = slot - base
         row = row + ONE
         step += 1
-        here = row < end_row
+        here = real & (row < end_row)
     wrong = 0
     for lane in range(rows):
-        if next_slot[lane] != counts[indices[lane]]:
+        if next_slot[lane] != ends[lane]:
             wrong += 1
     return wrong
 
 
 @kernel()
 def fill_spans(
-    counter, part_starts, order, records, stride, tiles_x, tiles_y, counts, first_slot, spans, histogram
-):
-    """Write the span of every slot and count tiles per part; run by several threads at once on one counter.
+    counter, part_starts, order, records, stride, tiles_x, tiles_y, counts, first_slot, spans, histogram,
+    lengths,
+):  # fmt: skip
+    """Write the span of every slot and count them per segment; run by several threads at once on one counter.
 
-    part_starts [parts + 1] cuts `order` into parts. spans [slots * 2] int32: first tile and how many.
-    histogram [parts, tiles + 1] int64, zero at first, gets how many entries each part has in each tile.
+    part_starts [parts + 1] cuts `order` into parts. spans [slots] int32, see `pack_span`. histogram and
+    lengths [parts, segments] int64, zero at first, get how many spans each part has in each segment and how
+    many tiles those have.
 
     Returns:
         how many Gaussians touched another number of spans than was counted: always 0, or the lists cannot be
             trusted.
     """
     wrong = 0
-    ranks, scratch = np.zeros(2, np.int64), np.zeros(5 * LANES, np.int32)
+    ranks, scratch = np.zeros(2, np.int64), np.zeros(6 * LANES, np.int32)
     while True:
         part = claim(counter)
         if part >= part_starts.shape[0] - 1:
@@ -240,57 +253,45 @@ def fill_spans(
         for rank in range(part_starts[part], part_starts[part + 1], LANES):
             ranks[0], ranks[1] = rank, min(rank + LANES, part_starts[part + 1])
             wrong += fill_group(
-                ranks,
-                order,
-                records,
-                stride,
-                tiles_x,
-                tiles_y,
-                counts,
-                first_slot,
-                spans,
-                histogram[part],
-                scratch,
-            )
-        for tile in range(1, histogram.shape[1]):
-            histogram[part, tile] += histogram[part, tile - 1]
+                ranks, order, records, stride, tiles_x, tiles_y, counts, first_slot, spans, histogram[part],
+                lengths[part], scratch,
+            )  # fmt: skip
     return wrong
 
 
 @kernel()
-def tile_starts(histogram, starts):
-    """Turn counts into places: where each part begins in each tile's list, where the lists begin in all.
+def segment_starts(histogram, lengths, starts, word_starts):
+    """Turn counts into places: where each part begins in each segment's list, where the lists begin in all.
 
-    starts [tiles + 1] gets the latter. Returns how many entries there are.
+    starts [segments + 1] gets the latter; word_starts [segments + 1] the running sum of the lists' tiles.
     """
-    running = 0
-    for tile in range(starts.shape[0] - 1):
-        starts[tile] = running
+    running, words = 0, 0
+    for segment in range(starts.shape[0] - 1):
+        starts[segment], word_starts[segment] = running, words
         for part in range(histogram.shape[0]):
-            histogram[part, tile], running = running, running + histogram[part, tile]
-    starts[starts.shape[0] - 1] = running
-    return running
+            histogram[part, segment], running = running, running + histogram[part, segment]
+            words += lengths[part, segment]
+    starts[starts.shape[0] - 1], word_starts[starts.shape[0] - 1] = running, words
 
 
 @kernel()
-def fill_tiles(
-    counter, part_starts, order, counts, first_slot, spans, histogram, entry_gaussians, entry_slots
-):
-    """Write each tile's list: Gaussian and slot of every entry, nearest first; several threads, one counter.
+def fill_segments(counter, part_starts, order, first_slot, spans, histogram, entries, entry_slots):
+    """Write each segment's list, nearest first; run by several threads at once on one counter.
 
-    A slot's complement (~slot) stands for the first tile of its span: there the slot is begun, not added to.
+    entries: a Gaussian and its span without the segment, see `layout`; entry_slots: the slot of every entry,
+    unless it is empty.
     """
     while True:
         part = claim(counter)
         if part >= part_starts.shape[0] - 1:
             break
+        places = histogram[part]
         for rank in range(part_starts[part], part_starts[part + 1]):
             i = order[rank]
-            for slot in range(first_slot[i], first_slot[i] + counts[i]):
-                mark = ~slot
-                for tile in range(spans[2 * slot], spans[2 * slot] + spans[2 * slot + 1]):
-                    entry = histogram[part, tile]
-                    histogram[part, tile] = entry + 1
-                    entry_gaussians[entry] = i
-                    entry_slots[entry] = mark
-                    mark = slot
+            for slot in range(first_slot[i], first_slot[i + 1]):
+                span = spans[slot]
+                entry = places[span >> SPAN_BITS]
+                places[span >> SPAN_BITS] = entry + 1
+                entries[entry] = (i << SPAN_BITS) | (span & SPAN_MASK)
+                if entry_slots.shape[0] > 0:
+                    entry_slots[entry] = slot

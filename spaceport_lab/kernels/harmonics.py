@@ -11,18 +11,28 @@ shn[i * stride_n + first_n + 3 * (k - 1) + c].
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from spaceport_lab.kernels.compiling import kernel
-from spaceport_lab.kernels.layout import CULLED, RECORD
-from spaceport_lab.kernels.vector_memory import claim
+from spaceport_lab.kernels.layout import CULLED, LANES, RECORD
+from spaceport_lab.kernels.vector import any_lane, maximum, select, splat, square_root
+from spaceport_lab.kernels.vector_math import fma_each, sums_of
+from spaceport_lab.kernels.vector_memory import claim, last_rows, load_ints, prefetch, store
+from spaceport_lab.kernels.vector_rows import (
+    combine,
+    contract,
+    load_columns,
+    load_records_first,
+    products,
+    store_columns,
+    store_records_first,
+)
 
 ZERO, HALF, ONE, TWO, THREE, FOUR, FIVE = (np.float32(number) for number in (0, 0.5, 1, 2, 3, 4, 5))
 TINY = np.float32(1e-30)
 CHUNK = 256
-BASES = 16
+AHEAD = 2 * LANES  # Gaussians between asking for their coefficients and using them
+THREE_COLUMNS = (0, 0, 0)
 
 C_0 = np.float32(0.28209479177387814)
 C_1 = np.float32(0.4886025119029199)
@@ -42,136 +52,195 @@ C_3 = tuple(
 
 
 @kernel(inline=True)
-def basis(x, y, z, degree, out):
-    """The (degree + 1)^2 basis functions at the unit vector (x, y, z)."""
-    out[0] = C_0
-    if degree >= 1:
-        out[1], out[2], out[3] = -C_1 * y, C_1 * z, -C_1 * x
-    if degree >= 2:
-        xx, yy, zz = x * x, y * y, z * z
-        out[4], out[5], out[7] = C_2[0] * x * y, -C_2[0] * y * z, -C_2[0] * x * z
-        out[6], out[8] = C_2[1] * zz - C_2[2], C_2[3] * (xx - yy)
-    if degree >= 3:
-        out[9], out[15] = -C_3[0] * y * (THREE * xx - yy), -C_3[0] * x * (xx - THREE * yy)
-        out[10], out[14] = C_3[1] * x * y * z, C_3[4] * z * (xx - yy)
-        out[11], out[13] = -C_3[2] * y * (FIVE * zz - ONE), -C_3[2] * x * (FIVE * zz - ONE)
-        out[12] = C_3[3] * z * (FIVE * zz - THREE)
+def basis(x, y, z):
+    """The fifteen basis functions of degrees 1 to 3 at unit vectors (x, y, z)."""
+    xx, yy, zz = x * x, y * y, z * z
+    edge, ring = xx - yy, FIVE * zz - ONE
+    return (
+        -C_1 * y, C_1 * z, -C_1 * x,
+        C_2[0] * x * y, -C_2[0] * y * z, C_2[1] * zz - C_2[2], -C_2[0] * x * z, C_2[3] * edge,
+        -C_3[0] * y * (THREE * xx - yy), C_3[1] * x * y * z, -C_3[2] * y * ring,
+        C_3[3] * z * (FIVE * zz - THREE), -C_3[2] * x * ring, C_3[4] * z * edge,
+        -C_3[0] * x * (xx - THREE * yy),
+    )  # fmt: skip
 
 
 @kernel(inline=True)
-def direction_gradient(x, y, z, degree, g):
-    """Gradient of the direction's three components, from g, the gradient of each basis function."""
-    gx, gy, gz = -C_1 * g[3], -C_1 * g[1], C_1 * g[2]
-    if degree >= 2:
-        gx += C_2[0] * (y * g[4] - z * g[7]) + TWO * C_2[3] * x * g[8]
-        gy += C_2[0] * (x * g[4] - z * g[5]) - TWO * C_2[3] * y * g[8]
-        gz += TWO * C_2[1] * z * g[6] - C_2[0] * (y * g[5] + x * g[7])
-    if degree >= 3:
-        xx, yy, zz = x * x, y * y, z * z
-        ring, edge = FIVE * zz - ONE, THREE * (xx - yy)
-        gx += C_3[1] * y * z * g[10] - C_3[2] * ring * g[13] + TWO * C_3[4] * x * z * g[14]
-        gx -= C_3[0] * (TWO * THREE * x * y * g[9] + edge * g[15])
-        gy += C_3[1] * x * z * g[10] - C_3[2] * ring * g[11] - TWO * C_3[4] * y * z * g[14]
-        gy += C_3[0] * (TWO * THREE * x * y * g[15] - edge * g[9])
-        gz += (
-            C_3[1] * x * y * g[10] + C_3[3] * (THREE * FIVE * zz - THREE) * g[12] + C_3[4] * (xx - yy) * g[14]
-        )
-        gz -= C_3[2] * TWO * FIVE * z * (y * g[11] + x * g[13])
+def direction_gradient(x, y, z, g):
+    """Gradient of the direction's three components, from g, the gradient of each function of `basis`."""
+    xx, yy, zz = x * x, y * y, z * z
+    edge, ring = xx - yy, FIVE * zz - ONE
+    gx = C_2[0] * (y * g[3] - z * g[6]) + TWO * C_2[3] * x * g[7] - C_1 * g[2]
+    gy = C_2[0] * (x * g[3] - z * g[4]) - TWO * C_2[3] * y * g[7] - C_1 * g[0]
+    gz = TWO * C_2[1] * z * g[5] - C_2[0] * (y * g[4] + x * g[6]) + C_1 * g[1]
+    gx = gx + C_3[1] * y * z * g[9] - C_3[2] * ring * g[12] + TWO * C_3[4] * x * z * g[13]
+    gx = gx - C_3[0] * (TWO * THREE * x * y * g[8] + THREE * edge * g[14])
+    gy = gy + C_3[1] * x * z * g[9] - C_3[2] * ring * g[10] - TWO * C_3[4] * y * z * g[13]
+    gy = gy + C_3[0] * (TWO * THREE * x * y * g[14] - THREE * edge * g[8])
+    gz = gz + C_3[1] * x * y * g[9] + C_3[3] * (THREE * FIVE * zz - THREE) * g[11] + C_3[4] * edge * g[13]
+    gz = gz - C_3[2] * TWO * FIVE * z * (y * g[10] + x * g[12])
     return gx, gy, gz
 
 
 @kernel(inline=True)
 def view_direction(means, i, center):
-    """Unit vector from the camera's centre to the mean, and one over the distance."""
-    x, y, z = means[3 * i] - center[0], means[3 * i + 1] - center[1], means[3 * i + 2] - center[2]
-    inverse = ONE / math.sqrt(max(x * x + y * y + z * z, TINY))
+    """Unit vectors from the camera's centre to sixteen means, and one over the distance."""
+    x, y, z = load_columns(means, 3 * i, THREE_COLUMNS)
+    x, y, z = x - center[0], y - center[1], z - center[2]
+    inverse = ONE / square_root(maximum(x * x + y * y + z * z, TINY))
     return x * inverse, y * inverse, z * inverse, inverse
+
+
+@kernel(inline=True)
+def prefetch_rows(values, at, count):
+    """Ask for `count` floats: rows come from memory faster than the machine's own foresight fetches them."""
+    for k in range(at, min(at + count, values.shape[0]), LANES):
+        prefetch(values, k)
+
+
+@kernel(inline=True)
+def coefficients(shn, at, stride, n_floats):
+    """Coefficients of degrees 1 to 3 of sixteen Gaussians, 45 vectors: n_floats of them, zeros after."""
+    first = load_records_first(shn, at, stride, min(n_floats, LANES))
+    second = load_records_first(shn, at + min(LANES, n_floats), stride, max(0, min(n_floats - LANES, LANES)))
+    third = load_records_first(shn, at + min(2 * LANES, n_floats), stride, max(0, n_floats - 2 * LANES))
+    return first + second + third[:13]
+
+
+@kernel()
+def shade_group(at, i, means, center, sh0, at_0, stride_0, shn, at_n, stride_n, n_floats, records, stride):
+    """Colours of sixteen Gaussians, the inputs' from `at`, to records i … i + 15."""
+    x, y, z, _ = view_direction(means, at, center)
+    base = load_records_first(sh0, at_0, stride_0, 3)
+    colors = fma_each((base[0], base[1], base[2]), splat(C_0), splat(HALF))
+    if n_floats > 0:
+        colors = combine(basis(x, y, z), coefficients(shn, at_n, stride_n, n_floats), colors)
+    red, green, blue = colors
+    store_records_first(
+        records, i * stride + RECORD, stride, (maximum(red, ZERO), maximum(green, ZERO), maximum(blue, ZERO)),
+        3, 3,
+    )  # fmt: skip
 
 
 @kernel()
 def shade(counter, n, keys, means, center, sh0, stride_0, shn, stride_n, first_n, degree, records, stride):
     """Write the colours of the visible Gaussians' records; run by several threads at once on one counter."""
-    functions = np.zeros(BASES, np.float32)
-    n_bases = (degree + 1) * (degree + 1)
+    n_floats = 3 * ((degree + 1) * (degree + 1) - 1)
     while True:
         start = claim(counter) * CHUNK
         if start >= n:
             break
-        for i in range(start, min(n, start + CHUNK)):
-            if keys[i] == CULLED:
+        for i in range(start, min(n, start + CHUNK), LANES):
+            if not any_lane(load_ints(keys, i) > -1):
                 continue
-            x, y, z, _ = view_direction(means, i, center)
-            basis(x, y, z, degree, functions)
-            at = i * stride_0
-            red, green, blue = C_0 * sh0[at], C_0 * sh0[at + 1], C_0 * sh0[at + 2]
-            at = i * stride_n + first_n
-            for k in range(1, n_bases):
-                value = functions[k]
-                red += value * shn[at]
-                green += value * shn[at + 1]
-                blue += value * shn[at + 2]
-                at += 3
-            o = i * stride + RECORD
-            records[o] = max(ZERO, red + HALF)
-            records[o + 1] = max(ZERO, green + HALF)
-            records[o + 2] = max(ZERO, blue + HALF)
+            if n_floats > 0:
+                prefetch_rows(shn, (i + AHEAD) * stride_n, LANES * stride_n)
+            if i + LANES <= n:
+                shade_group(
+                    i, i, means, center, sh0, i * stride_0, stride_0, shn, i * stride_n + first_n, stride_n,
+                    n_floats, records, stride,
+                )  # fmt: skip
+            else:
+                shade_group(
+                    0, i, last_rows(means, 3, i, n), center, last_rows(sh0, stride_0, i, n), 0, stride_0,
+                    last_rows(shn, stride_n, i, n), first_n, stride_n, n_floats, records, stride,
+                )  # fmt: skip
+
+
+@kernel()
+def shade_backward_group(
+    at, i, counts, means, center, shn, at_n, stride_n, n_floats, all_floats, records, stride, g_colors, g_sh0,
+    at_0, stride_0, g_shn, to_n, g_means, camera_sums, row, with_camera,
+):  # fmt: skip
+    """Gradients of sixteen Gaussians, the inputs' from `at`, the outputs' from i; see `shade_backward`."""
+    visible = load_ints(counts, i) > 0
+    shown = load_records_first(records, i * stride + RECORD, stride, 3)
+    red, green, blue = load_columns(g_colors, 3 * i, THREE_COLUMNS)
+    red = select(visible & (shown[0] > ZERO), red, ZERO)
+    green = select(visible & (shown[1] > ZERO), green, ZERO)
+    blue = select(visible & (shown[2] > ZERO), blue, ZERO)
+    store_records_first(g_sh0, at_0, stride_0, (C_0 * red, C_0 * green, C_0 * blue), 3, 3)
+    x, y, z, inverse = view_direction(means, at, center)
+    functions = basis(x, y, z)
+    rows = products(functions, (red, green, blue))
+    if all_floats > 0:
+        store_records_first(g_shn, to_n, stride_n, rows[:16], n_floats, all_floats)
+    if all_floats > LANES:
+        live, count = n_floats - LANES, all_floats - LANES
+        store_records_first(g_shn, to_n + LANES, stride_n, rows[16:32], live, count)
+    if all_floats > 2 * LANES:
+        live, count = n_floats - 2 * LANES, all_floats - 2 * LANES
+        store_records_first(g_shn, to_n + 2 * LANES, stride_n, rows[32:], live, count)
+    if n_floats > 0:
+        g = contract(coefficients(shn, at_n, stride_n, n_floats), (red, green, blue))
+        gx, gy, gz = direction_gradient(x, y, z, g)
+        along = gx * x + gy * y + gz * z
+        gx, gy, gz = (gx - along * x) * inverse, (gy - along * y) * inverse, (gz - along * z) * inverse
+        gx, gy, gz = select(visible, gx, ZERO), select(visible, gy, ZERO), select(visible, gz, ZERO)
+        mx, my, mz = load_columns(g_means, 3 * i, THREE_COLUMNS)
+        store_columns(g_means, 3 * i, (mx + gx, my + gy, mz + gz))
+        if with_camera:
+            sums = np.empty(LANES, np.float32)
+            store(sums, 0, sums_of((gx, gy, gz)))
+            for k in range(3):
+                camera_sums[row, k] -= sums[k]
+
+
+@kernel(inline=True)
+def clear_rows(values, at, stride, rows, count):
+    """Zero the first `count` floats of some rows."""
+    for lane in range(rows):
+        for k in range(count):
+            values[at + lane * stride + k] = ZERO
 
 
 @kernel()
 def shade_backward(
     counter, n, counts, means, center, sh0, stride_0, shn, stride_n, first_n, n_coefficients, degree,
-    records, stride, g_colors, channels, g_sh0, g_shn, g_means, camera_sums, with_camera,
+    records, stride, g_colors, g_sh0, g_shn, g_means, camera_sums, with_camera,
 ):  # fmt: skip
     """Gradients of the coefficients (all of them written) and of the direction, added to those of the means.
 
-    n_coefficients: how many coefficients per channel shN holds; those above `degree` get zeros.
-    camera_sums [chunks, 3] float64 takes the gradient of the camera's centre, one row for each CHUNK.
+    n_coefficients: how many coefficients per channel shN holds; those above `degree` get zeros. g_colors
+    [n*3] and g_means [n*3] are padded as in `project`. camera_sums [chunks, 3] float64 takes the gradient of
+    the camera's centre, one row for each CHUNK.
     """
-    functions, g_functions = np.zeros(BASES, np.float32), np.zeros(BASES, np.float32)
-    n_bases = (degree + 1) * (degree + 1)
+    n_floats, all_floats = 3 * ((degree + 1) * (degree + 1) - 1), 3 * n_coefficients
     while True:
         row = claim(counter)
         start = row * CHUNK
         if start >= n:
             break
-        for i in range(start, min(n, start + CHUNK)):
-            at_0, at_n = i * stride_0, i * stride_n + first_n
-            if counts[i] == 0:
-                for k in range(3):
-                    g_sh0[at_0 + k] = ZERO
-                for k in range(3 * n_coefficients):
-                    g_shn[at_n + k] = ZERO
-                continue
-            o = i * stride + RECORD
-            red, green, blue = g_colors[i * channels], g_colors[i * channels + 1], g_colors[i * channels + 2]
-            if records[o] <= ZERO:
-                red = ZERO
-            if records[o + 1] <= ZERO:
-                green = ZERO
-            if records[o + 2] <= ZERO:
-                blue = ZERO
-            g_sh0[at_0], g_sh0[at_0 + 1], g_sh0[at_0 + 2] = C_0 * red, C_0 * green, C_0 * blue
-            for k in range(3 * (n_bases - 1), 3 * n_coefficients):
-                g_shn[at_n + k] = ZERO
-            if degree == 0:
-                continue
-            x, y, z, inverse = view_direction(means, i, center)
-            basis(x, y, z, degree, functions)
-            for k in range(1, n_bases):
-                value = functions[k]
-                g_shn[at_n], g_shn[at_n + 1], g_shn[at_n + 2] = value * red, value * green, value * blue
-                g_functions[k] = shn[at_n] * red + shn[at_n + 1] * green + shn[at_n + 2] * blue
-                at_n += 3
-            gx, gy, gz = direction_gradient(x, y, z, degree, g_functions)
-            along = gx * x + gy * y + gz * z
-            gx, gy, gz = (gx - along * x) * inverse, (gy - along * y) * inverse, (gz - along * z) * inverse
-            g_means[3 * i] += gx
-            g_means[3 * i + 1] += gy
-            g_means[3 * i + 2] += gz
-            if with_camera:
-                camera_sums[row, 0] -= gx
-                camera_sums[row, 1] -= gy
-                camera_sums[row, 2] -= gz
+        for i in range(start, min(n, start + CHUNK), LANES):
+            rows = min(LANES, n - i)
+            prefetch_rows(g_shn, (i + AHEAD) * stride_n, LANES * stride_n)
+            if n_floats > 0:
+                prefetch_rows(shn, (i + AHEAD) * stride_n, LANES * stride_n)
+            if not any_lane(load_ints(counts, i) > 0):
+                clear_rows(g_sh0, i * stride_0, stride_0, rows, 3)
+                clear_rows(g_shn, i * stride_n + first_n, stride_n, rows, all_floats)
+            elif rows == LANES:
+                shade_backward_group(
+                    i, i, counts, means, center, shn, i * stride_n + first_n, stride_n, n_floats, all_floats,
+                    records, stride, g_colors, g_sh0, i * stride_0, stride_0, g_shn, i * stride_n + first_n,
+                    g_means, camera_sums, row, with_camera,
+                )  # fmt: skip
+            else:
+                last_sh0 = np.empty(LANES * stride_0, np.float32)
+                last_shn = (
+                    last_sh0
+                    if stride_n == stride_0 and first_n > 0
+                    else np.empty(LANES * stride_n, np.float32)
+                )
+                shade_backward_group(
+                    0, i, counts, last_rows(means, 3, i, n), center, last_rows(shn, stride_n, i, n), first_n,
+                    stride_n, n_floats, all_floats, records, stride, g_colors, last_sh0, 0, stride_0,
+                    last_shn, first_n, g_means, camera_sums, row, with_camera,
+                )  # fmt: skip
+                for k in range(rows * stride_0):
+                    g_sh0[i * stride_0 + k] = last_sh0[k]
+                for k in range(rows * stride_n):
+                    g_shn[i * stride_n + k] = last_shn[k]
 
 
 @kernel()

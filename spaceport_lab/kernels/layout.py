@@ -23,6 +23,10 @@ BLOCK = 4  # pixels a side of what one vector holds; a tile is 4 x 4 blocks
 # the same 4 KiB offset, which would make loads of one wait for stores to another.
 PLANE = TILE * TILE + LANES
 SEGMENT = 8  # tiles in a row that one thread renders from left to right
+SEGMENT_SHIFT = SEGMENT.bit_length() - 1
+# An entry of a segment's list is one int32: the Gaussian, then the last and the first tile of its span.
+FIRST_BITS, SPAN_BITS = SEGMENT_SHIFT, 2 * SEGMENT_SHIFT
+FIRST_MASK, SPAN_MASK = (1 << FIRST_BITS) - 1, (1 << SPAN_BITS) - 1
 
 # fields of a record
 U, V = 0, 1  # centre, pixels
@@ -53,6 +57,8 @@ LN_2 = np.float32(math.log(2.0))
 # Ellipses are enlarged by this much log2(alpha) when tiles and blocks are chosen, so that rounding there
 # never drops a pixel which the exact test per pixel would keep.
 POWER_SLACK = np.float32(0.003)
+
+MAX_GAUSSIANS = 2**31 >> SPAN_BITS
 
 CULLED = np.uint32(0xFFFFFFFF)  # sort key of Gaussians that are not on the image
 

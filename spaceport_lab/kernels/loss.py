@@ -9,11 +9,15 @@ the border). With B the blur by that window, x the render and y the target:
 B is symmetric, so with D_m, D_s, D_p the derivatives of the sum of ssim by the blurred images at each pixel,
 the gradient is B D_m + 2 x B D_s + y B D_p.
 
-An image is a matrix of rows of W * channels floats; a blur along a row takes every channels-th number. Rows
-stream through two rings of eleven: rows blurred sideways on the way to ssim, and derivatives blurred sideways
-on the way to the gradient. Bands of rows are shared out among threads, strips of columns keep the rings
-inside a core's cache; both overlap by what the window needs, and every number is computed alike whichever
-band or strip it falls into.
+A blur along vectors, not across their lanes, needs no unaligned loads, and eighteen vectors in registers give
+eight results (`slide`). So the image goes through in groups of sixteen rows and, within them, spans of
+sixteen pixels: down the columns, then transposed (a vector is now one column of the group), along the
+rows to ssim and its derivatives, along the rows again, transposed back, and down the columns to the gradient.
+What a blur needs of the span or group before lies in the other one of two *pages*, so nothing is computed
+twice. Results lag five pixels or rows behind at each blur.
+
+Bands of rows and strips of columns are shared out among threads; both overlap by what the window needs, and
+every number is computed alike whichever band or strip it falls into.
 """
 
 from __future__ import annotations
@@ -22,187 +26,269 @@ import numpy as np
 
 from spaceport_lab.kernels import threads
 from spaceport_lab.kernels.compiling import kernel
-from spaceport_lab.kernels.vector import absolute, fma, fnma, select, splat, sum_lanes
-from spaceport_lab.kernels.vector_memory import claim, load, load_first, store, store_first
+from spaceport_lab.kernels.layout import LANES, aligned_empty
+from spaceport_lab.kernels.vector import absolute, fma, fnma, lane_indices, select, splat, sum_lanes
+from spaceport_lab.kernels.vector_math import fma_each, load_each, slide, store_each
+from spaceport_lab.kernels.vector_memory import claim, load, load_first, prefetch, store, store_first
+from spaceport_lab.kernels.vector_rows import load_records
 
-LANES = 16
-WINDOW, HALF_WINDOW = 11, 5
+WINDOW, REACH = 11, 5
 SIGMA = 1.5
 C1, C2 = np.float32(0.01**2), np.float32(0.03**2)
 ZERO, ONE, TWO = np.float32(0), np.float32(1), np.float32(2)
-BAND = 96  # rows
-STRIP = 960  # floats; both rings of a strip this wide take 300 kB
+MAPS, SLOPES = 4, 3  # blurred images (mx, my, s, p); derivatives by mx, s and p
+AROUND = LANES + 2 * REACH  # vectors that sixteen blurred ones are made of
+BEFORE = 2 * REACH  # how many of them are of the page before
+HALF = LANES // 2  # blurred vectors that are worked out at once
+PAGE = LANES * LANES  # floats of one map of a block of sixteen columns
+AHEAD = 3  # spans or blocks between asking for memory and its use
+STRIP = 640  # pixels; wider images are cut, so that a group's derivatives stay in a core's cache
+BAND = 15 * LANES  # rows, at most
+TWO_VECTORS, EIGHT_VECTORS, TEN_VECTORS = (0,) * 2, (0,) * 8, (0,) * 10
+SIXTEEN_VECTORS, EIGHTEEN_VECTORS = (0,) * 16, (0,) * 18
 
 
-def _weights() -> np.ndarray:
-    offsets = np.arange(WINDOW) - HALF_WINDOW
+def _weights() -> tuple[np.float32, ...]:
+    """The window's weights from its edge to its middle."""
+    offsets = np.arange(WINDOW) - REACH
     weights = np.exp(-(offsets**2) / (2 * SIGMA**2))
-    return (weights / weights.sum()).astype(np.float32)
+    return tuple(np.float32(weight) for weight in (weights / weights.sum())[: REACH + 1])
 
 
 WEIGHTS = _weights()
 
 
 @kernel(inline=True)
-def read_row(images, target, row, start, count, length, rows):
-    """Columns from `start` on of x, y, x x + y y and x y, zero beyond the image, to the rows of `rows`."""
-    for i in range(0, count, LANES):
-        column = start + i
-        x, y = splat(ZERO), splat(ZERO)
-        if column >= 0 and column + LANES <= length:
-            x, y = load(images, row * length + column), load(target, row * length + column)
-        elif 0 <= column < length:
-            x = load_first(images, row * length + column, length - column)
-            y = load_first(target, row * length + column, length - column)
-        store(rows, i, x)
-        store(rows, count + i, y)
-        store(rows, 2 * count + i, fma(x, x, y * y))
-        store(rows, 3 * count + i, x * y)
+def blur_pages(source, before, after, stride, out, to, out_stride):
+    """Sixteen blurred vectors from two pages of sixteen, the last ten of `before` and all of `after`.
+
+    Vectors of a page lie `stride` floats apart, results `out_stride`. Result k is centred five before
+    vector k of `after`.
+    """
+    tail = load_each(source, before + (LANES - BEFORE) * stride, stride, TEN_VECTORS)
+    first = slide(tail + load_each(source, after, stride, EIGHT_VECTORS), WEIGHTS)
+    store_each(out, to, out_stride, first)
+    tail = load_each(source, before + (LANES - 2) * stride, stride, TWO_VECTORS)
+    second = slide(tail + load_each(source, after, stride, SIXTEEN_VECTORS), WEIGHTS)
+    store_each(out, to + HALF * out_stride, out_stride, second)
 
 
 @kernel(inline=True)
-def blur_sideways(source, at, step, out, to, count):
-    """out[to + i] = sum of weights[k] * source[at + i + (k - 5) * step] for i < count."""
-    first = at - HALF_WINDOW * step
-    for i in range(0, count, LANES):
-        total = load(source, first + i) * WEIGHTS[0]
-        for k in range(1, WINDOW):
-            total = fma(load(source, first + i + k * step), WEIGHTS[k], total)
-        store(out, to + i, total)
+def blur_down(images, target, at, stride, block):
+    """Blur sixteen columns of x, y, x x + y y and x y down sixteen rows; `at` is five rows above them."""
+    for half in range(0, LANES, HALF):
+        x = load_each(images, at + half * stride, stride, EIGHTEEN_VECTORS)
+        y = load_each(target, at + half * stride, stride, EIGHTEEN_VECTORS)
+        zero = splat(ZERO)
+        store_each(block, half * LANES, LANES, slide(x, WEIGHTS))
+        store_each(block, PAGE + half * LANES, LANES, slide(y, WEIGHTS))
+        product = fma_each(x, y, zero)
+        store_each(block, 3 * PAGE + half * LANES, LANES, slide(product, WEIGHTS))
+        squares = fma_each(x, x, fma_each(y, y, zero))
+        store_each(block, 2 * PAGE + half * LANES, LANES, slide(squares, WEIGHTS))
 
 
 @kernel(inline=True)
-def blur_down(ring, at, row_size, row):
-    """Sum over the eleven rows around `row` of the ring, at position `at` of each."""
-    total = load(ring, ((row - HALF_WINDOW) % WINDOW) * row_size + at) * WEIGHTS[0]
-    for k in range(1, WINDOW):
-        total = fma(load(ring, ((row + k - HALF_WINDOW) % WINDOW) * row_size + at), WEIGHTS[k], total)
-    return total
+def copy_edge(image, row, column, height, length, out):
+    """AROUND rows of sixteen columns from (row, column) on; zero beyond the image."""
+    for k in range(AROUND):
+        store(out, k * LANES, splat(ZERO))
+        at = (row + k) * length + column
+        if row + k < 0 or row + k >= height or column >= length or column <= -LANES:
+            continue
+        if column >= 0:
+            store(out, k * LANES, load_first(image, at, min(LANES, length - column)))
+        else:
+            for lane in range(-column, min(LANES, length - column)):
+                out[k * LANES + lane] = image[at + lane]
 
 
 @kernel(inline=True)
-def clear(ring, at, count):
-    for i in range(at, at + count, LANES):
-        store(ring, i, splat(ZERO))
+def prefetch_rows(image, row, height, at, count, length):
+    """Ask for `count` floats from `at` on of sixteen rows: more streams than the machine foresees itself."""
+    for k in range(max(row, 0), min(row + LANES, height)):
+        for start in range(max(at, 0), min(at + count, length), LANES):
+            prefetch(image, k * length + start)
 
 
 @kernel(inline=True)
-def similarity_row(ring, row, count, inside, derivatives):
-    """Derivatives of one row's SSIM by mx, s and p, then SSIM itself, to the four rows of `derivatives`."""
-    for i in range(0, count, LANES):
-        mx, my = blur_down(ring, i, 4 * count, row), blur_down(ring, count + i, 4 * count, row)
-        s, p = blur_down(ring, 2 * count + i, 4 * count, row), blur_down(ring, 3 * count + i, 4 * count, row)
-        product = mx * my
-        squares = fma(mx, mx, my * my)
-        a, b = fma(product, TWO, C1), fma(p - product, TWO, C2)
-        c, d = squares + C1, s - squares + C2
-        shown = load(inside, i)
-        inverse = shown / (c * d)
-        value = a * b * inverse
-        d_s = -(value * c * inverse)  # shown is 0 or 1, so multiplying twice is harmless
-        d_p = TWO * a * inverse
-        d_m = TWO * (my * (b * inverse) - mx * (value * d * inverse) - mx * d_s) - my * d_p
-        store(derivatives, i, d_m)
-        store(derivatives, count + i, d_s)
-        store(derivatives, 2 * count + i, d_p)
-        store(derivatives, 3 * count + i, value)
+def span_of_maps(images, target, height, length, row, column, step, page, edges, block, maps):
+    """Blur a span of a group down its columns, to a page of `maps`: [map, page, pixel, channel, row]."""
+    ahead, new_rows = column + AHEAD * LANES * step, row + REACH
+    prefetch_rows(images, new_rows, height, ahead, LANES * step, length)
+    prefetch_rows(target, new_rows, height, ahead, LANES * step, length)
+    for start in range(0, LANES * step, LANES):
+        c = column + start
+        if row >= REACH and row + LANES + REACH <= height and c >= 0 and c + LANES <= length:
+            blur_down(images, target, (row - REACH) * length + c, length, block)
+        else:
+            x, y = edges[: AROUND * LANES], edges[AROUND * LANES :]
+            copy_edge(images, row - REACH, c, height, length, x)
+            copy_edge(target, row - REACH, c, height, length, y)
+            blur_down(x, y, 0, LANES, block)
+        for k in range(MAPS):
+            columns = load_records(block, k * PAGE, LANES)
+            store_each(maps, (2 * k + page) * PAGE * step + start * LANES, LANES, columns)
 
 
 @kernel(inline=True)
-def row_sums(images, target, row, start, count, length, similarity, at, sums, place):
-    """Sum |x - y| and ssim over one row of a strip."""
-    l1, ssim = splat(ZERO), splat(ZERO)
-    for i in range(0, count, LANES):
-        column = row * length + start + i
-        left = min(LANES, count - i)
-        l1 = l1 + absolute(load_first(images, column, left) - load_first(target, column, left))
-        ssim = ssim + load(similarity, at + i)
-    sums[place, 0] = sum_lanes(l1)
-    sums[place, 1] = sum_lanes(ssim)
+def derivatives(blurred, i, inside):
+    """Derivatives of ssim by mx, s and p, then ssim itself, for one column of a group."""
+    mx, my = load(blurred, i * LANES), load(blurred, PAGE + i * LANES)
+    s, p = load(blurred, 2 * PAGE + i * LANES), load(blurred, 3 * PAGE + i * LANES)
+    product = mx * my
+    squares = fma(mx, mx, my * my)
+    a, b = fma(product, TWO, C1), fma(p - product, TWO, C2)
+    c, d = squares + C1, s - squares + C2
+    inverse = inside / (c * d)
+    value = a * b * inverse
+    d_s = -(value * c * inverse)  # inside is 0 or 1, so multiplying twice is harmless
+    d_p = TWO * a * inverse
+    d_m = TWO * (my * (b * inverse) - mx * (value * d * inverse) - mx * d_s) - my * d_p
+    return d_m, d_s, d_p, value
 
 
 @kernel(inline=True)
-def gradient_row(images, target, row, start, count, length, ring, ring_count, l1_weight, ssim_weight, out):
-    """Gradient of the loss in one row of a strip."""
-    for i in range(0, count, LANES):
-        d_m = blur_down(ring, i, 3 * ring_count, row)
-        d_s = blur_down(ring, ring_count + i, 3 * ring_count, row)
-        d_p = blur_down(ring, 2 * ring_count + i, 3 * ring_count, row)
-        at, left = row * length + start + i, min(LANES, count - i)
-        x, y = load_first(images, at, left), load_first(target, at, left)
-        ssim = fma(y, d_p, fma(x * TWO, d_s, d_m))
-        sign = select(x > y, splat(l1_weight), select(x < y, splat(-l1_weight), splat(ZERO)))
-        store_first(out, at, fnma(ssim, ssim_weight, sign), left)
+def span_of_slopes(maps, step, page, inside, pixel, width, first, last, blurred, slopes, ssim_rows):
+    """Blur a span along its rows and derive ssim: to a page of `slopes`, laid out like `maps`.
+
+    The span begins at `pixel`. Pixels first … last - 1 are added to ssim_rows [16] float64.
+    """
+    total = splat(ZERO)
+    for channel in range(step):
+        for k in range(MAPS):
+            before, after = (2 * k + 1 - page) * PAGE * step, (2 * k + page) * PAGE * step
+            at = channel * LANES
+            blur_pages(maps, before + at, after + at, step * LANES, blurred, k * PAGE, LANES)
+        for i in range(LANES):
+            shown = inside if 0 <= pixel + i < width else splat(ZERO)
+            d_m, d_s, d_p, value = derivatives(blurred, i, shown)
+            if first <= pixel + i < last:
+                total = total + value
+            at = page * PAGE * step + (i * step + channel) * LANES
+            store(slopes, at, d_m)
+            store(slopes, 2 * PAGE * step + at, d_s)
+            store(slopes, 4 * PAGE * step + at, d_p)
+    store(blurred, 0, total)
+    for lane in range(LANES):
+        ssim_rows[lane] += blurred[lane]
+
+
+@kernel(inline=True)
+def span_of_rows(slopes, step, page, columns, rows, row_page, pitch, at):
+    """Blur a span's derivatives along its rows and transpose them back, to column `at` of a page of rows."""
+    for k in range(SLOPES):
+        before, after = (2 * k + 1 - page) * PAGE * step, (2 * k + page) * PAGE * step
+        for channel in range(step):
+            blur_pages(
+                slopes, before + channel * LANES, after + channel * LANES, step * LANES, columns,
+                channel * LANES, step * LANES,
+            )  # fmt: skip
+        for start in range(0, LANES * step, LANES):
+            place = (2 * k + row_page) * LANES * pitch + at + start
+            store_each(rows, place, pitch, load_records(columns, start * LANES, LANES))
+
+
+@kernel(inline=True)
+def gradient_rows(
+    images, target, length, row, count, column, left, rows, row_page, pitch, at, l1_weight, ssim_weight,
+    with_gradient, blurred, l1_rows, out,
+):  # fmt: skip
+    """Gradient of `left` (at most sixteen) columns of `count` (at most sixteen) rows, and sums of |x - y|."""
+    if with_gradient:
+        for k in range(SLOPES):
+            before, after = (2 * k + 1 - row_page) * LANES * pitch, (2 * k + row_page) * LANES * pitch
+            blur_pages(rows, before + at, after + at, pitch, blurred, k * PAGE, LANES)
+    if with_gradient:
+        prefetch_rows(out, row, row + count, column + AHEAD * LANES, LANES, length)
+    for i in range(count):
+        place = (row + i) * length + column
+        x, y = load_first(images, place, left), load_first(target, place, left)
+        store(l1_rows, i * LANES, load(l1_rows, i * LANES) + absolute(x - y))
+        if with_gradient:
+            d_m, d_s = load(blurred, i * LANES), load(blurred, PAGE + i * LANES)
+            ssim = fma(y, load(blurred, 2 * PAGE + i * LANES), fma(x * TWO, d_s, d_m))
+            sign = select(x > y, splat(l1_weight), select(x < y, splat(-l1_weight), splat(ZERO)))
+            store_first(out, place, fnma(ssim, ssim_weight, sign), left)
+
+
+@kernel(inline=True)
+def rows_inside(row, height):
+    """1 in the lanes of a group whose rows are in the image, 0 in the others."""
+    numbers = lane_indices() + row
+    return select((numbers > -1) & (numbers < height), splat(ONE), splat(ZERO))
 
 
 @kernel()
 def band_of_strip(
-    images, target, height, length, step, first_row, last_row, start, width, l1_weight, ssim_weight,
-    with_gradient, sums, sum_place, sum_stride, out,
+    images, target, height, width, step, first_row, last_row, first, last, l1_weight, ssim_weight,
+    with_gradient, scratch, rows, sums, sum_place, sum_stride, out,
 ):  # fmt: skip
-    """Loss sums and gradient of rows first_row … last_row, columns start … start + width."""
-    halo = -(-HALF_WINDOW * step // LANES) * LANES
-    inner = -(-width // LANES) * LANES
-    blurred, read = inner + 2 * halo, inner + 4 * halo  # columns of what ssim and what the rows must cover
-    rows = np.zeros(4 * read, np.float32)
-    ring = np.zeros(WINDOW * 4 * blurred, np.float32)
-    derivatives = np.zeros(4 * blurred, np.float32)
-    slopes = np.zeros(WINDOW * 3 * inner, np.float32)
-    inside = np.zeros(blurred, np.float32)
-    for i in range(blurred):
-        if 0 <= start - halo + i < length:
-            inside[i] = ONE
-    for row in range(first_row - 2 * HALF_WINDOW, last_row + 2 * HALF_WINDOW):
-        at = (row % WINDOW) * 4 * blurred
-        if 0 <= row < height:
-            read_row(images, target, row, start - 2 * halo, read, length, rows)
-            for k in range(4):
-                blur_sideways(rows, k * read + halo, step, ring, at + k * blurred, blurred)
-        else:
-            clear(ring, at, 4 * blurred)
-        middle = row - HALF_WINDOW
-        if middle < first_row - HALF_WINDOW:
-            continue
-        at = (middle % WINDOW) * 3 * inner
-        if 0 <= middle < height:
-            similarity_row(ring, middle, blurred, inside, derivatives)
-            if first_row <= middle < last_row:
-                row_sums(
-                    images, target, middle, start, width, length, derivatives, 3 * blurred + halo, sums,
-                    middle * sum_stride + sum_place,
-                )  # fmt: skip
-            if with_gradient:
-                for k in range(3):
-                    blur_sideways(derivatives, k * blurred + halo, step, slopes, at + k * inner, inner)
-        else:
-            clear(slopes, at, 3 * inner)
-        done = middle - HALF_WINDOW
-        if with_gradient and first_row <= done < last_row:
-            gradient_row(
-                images, target, done, start, width, length, slopes, inner, l1_weight, ssim_weight, out
+    """Loss sums and gradient of rows first_row … last_row - 1, pixels first … last - 1."""
+    maps = scratch[: 2 * MAPS * PAGE * step]
+    slopes = scratch[maps.shape[0] : maps.shape[0] + 2 * SLOPES * PAGE * step]
+    small = scratch[maps.shape[0] + slopes.shape[0] :]
+    columns, block = small[: PAGE * step], small[PAGE * step : PAGE * (step + MAPS)]
+    edges = small[PAGE * (step + MAPS) : PAGE * (step + MAPS) + 2 * AROUND * LANES]
+    l1_rows = small[PAGE * (step + MAPS) + 2 * AROUND * LANES :]
+    ssim_rows = np.zeros(LANES)
+    length = width * step
+    spans = (last - first + REACH - 1 + LANES - 1) // LANES + 1
+    pitch = spans * LANES * step
+    for group in range((last_row - first_row + LANES - 1) // LANES + 1):
+        row = first_row + REACH + LANES * (group - 1)
+        inside, row_page = rows_inside(row, height), group & 1
+        ssim_rows[:] = 0.0
+        maps[:] = ZERO
+        slopes[:] = ZERO
+        for span in range(spans):
+            pixel, page = first - 2 * REACH + LANES * span, span & 1
+            span_of_maps(images, target, height, length, row, pixel * step, step, page, edges, block, maps)
+            span_of_slopes(
+                maps, step, page, inside, pixel - REACH, width, first, last, block, slopes, ssim_rows
             )
+            if with_gradient:
+                span_of_rows(slopes, step, page, columns, rows, row_page, pitch, span * LANES * step)
+        for lane in range(LANES):
+            if first_row <= row + lane < last_row:
+                sums[(row + lane) * sum_stride + sum_place, 1] = ssim_rows[lane]
+        if group == 0:
+            continue
+        row = first_row + LANES * (group - 1)
+        count = min(LANES, last_row - row)
+        l1_rows[:PAGE] = ZERO
+        for column in range(first * step, last * step, LANES):
+            gradient_rows(
+                images, target, length, row, count, column, min(LANES, last * step - column), rows, row_page,
+                pitch, 4 * REACH * step + column - first * step, l1_weight, ssim_weight, with_gradient, block,
+                l1_rows, out,
+            )  # fmt: skip
+        for i in range(count):
+            sums[(row + i) * sum_stride + sum_place, 0] = sum_lanes(load(l1_rows, i * LANES))
 
 
 @kernel()
 def l1_ssim(
-    counter, images, target, height, length, step, strips, l1_weight, ssim_weight, with_gradient, sums, out
-):
+    counter, images, target, height, width, step, bands, strips, l1_weight, ssim_weight, with_gradient,
+    scratch, rows, sums, out,
+):  # fmt: skip
     """All bands and strips of one image; run by several threads at once on one counter.
 
-    images, target [height * length] float32; step: channels; sums [height * strips, 2] float64 of |x - y|
-    and ssim; out [height * length] gradient of l1_weight * sum |x - y| - ssim_weight * sum ssim, if
-    with_gradient.
+    images, target [height * width * step] float32, step the channels; scratch and rows: room for one thread;
+    sums [height * strips, 2] float64 of |x - y| and ssim; out, like images, the gradient of
+    l1_weight * sum |x - y| - ssim_weight * sum ssim, if with_gradient.
     """
-    bands = (height + BAND - 1) // BAND
     while True:
         share = claim(counter)
         if share >= bands * strips:
             break
         band, strip = share // strips, share % strips
-        start = strip * STRIP
+        groups = (height + LANES - 1) // LANES
+        first_row, last_row = groups * band // bands * LANES, groups * (band + 1) // bands * LANES
         band_of_strip(
-            images, target, height, length, step, band * BAND, min(height, band * BAND + BAND), start,
-            min(STRIP, length - start), l1_weight, ssim_weight, with_gradient, sums, strip, strips, out,
+            images, target, height, width, step, first_row, min(height, last_row), width * strip // strips,
+            width * (strip + 1) // strips, l1_weight, ssim_weight, with_gradient, scratch, rows, sums, strip,
+            strips, out,
         )  # fmt: skip
 
 
@@ -225,30 +311,25 @@ def loss_and_gradient(
         sum of (1 - lambda) |x - y| + lambda (1 - ssim) over the image divided by `count`, and its gradient
         [H*W*channels] (empty if not wanted).
     """
-    height, width, channels = shape
-    length = width * channels
-    strips = -(-length // STRIP)
+    height, width, step = shape
+    strips, groups = -(-width // STRIP), -(-height // LANES)
+    bands = min(groups, max(-(-height // BAND), -(-2 * threads.thread_count() // strips)))
     sums = np.zeros((height * strips, 2))
-    out = np.empty(height * length if with_gradient else 0, np.float32)
+    out = np.empty(height * width * step if with_gradient else 0, np.float32)
     counter = np.zeros(1, np.int64)
     l1_weight, ssim_weight = np.float32((1 - ssim_lambda) / count), np.float32(ssim_lambda / count)
-    shares = -(-height // BAND) * strips
-    threads.run_on_threads(
-        lambda: l1_ssim(
-            counter,
-            image,
-            target,
-            height,
-            length,
-            channels,
-            strips,
-            l1_weight,
-            ssim_weight,
-            with_gradient,
-            sums,
-            out,
-        ),
-        min(threads.thread_count(), shares),
-    )
+    widest = -(-width // strips)
+    pitch = (-(-(widest + REACH - 1) // LANES) + 1) * LANES * step
+
+    def work() -> None:
+        scratch = aligned_empty((2 * (MAPS + SLOPES) * step + step + MAPS + 5) * PAGE)
+        # The last vector of the last row may reach past its end.
+        rows = aligned_empty(2 * SLOPES * LANES * pitch + LANES if with_gradient else 0)
+        l1_ssim(
+            counter, image, target, height, width, step, bands, strips, l1_weight, ssim_weight, with_gradient,
+            scratch, rows, sums, out,
+        )  # fmt: skip
+
+    threads.run_on_threads(work, min(threads.thread_count(), bands * strips))
     l1, ssim = sums.sum(0)
-    return ((1 - ssim_lambda) * l1 + ssim_lambda * (height * length - ssim)) / count, out
+    return ((1 - ssim_lambda) * l1 + ssim_lambda * (height * width * step - ssim)) / count, out

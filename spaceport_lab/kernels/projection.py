@@ -49,15 +49,9 @@ from spaceport_lab.kernels.vector import (
     square_root,
     to_ints,
 )
-from spaceport_lab.kernels.vector_math import (
-    load_columns,
-    load_records,
-    log2,
-    store_columns,
-    store_records,
-    sums_of,
-)
-from spaceport_lab.kernels.vector_memory import claim, load, load_ints, store
+from spaceport_lab.kernels.vector_math import log2, sums_of
+from spaceport_lab.kernels.vector_memory import claim, last_rows, load, load_ints, store
+from spaceport_lab.kernels.vector_rows import load_columns, load_records, store_columns, store_records
 
 ZERO, HALF, ONE, TWO = (np.float32(number) for number in (0, 0.5, 1, 2))
 # Ellipses wider than this many pixels, or centred further away, are beyond float32 and left out.
@@ -206,15 +200,6 @@ def project_group(
     store(depths, i, select(visible, z, ZERO))
     store(keys, i, select(visible, float_bits(z), -1))
     store(counts, i, count_spans(visible, u, v, shear, half_width, reach_y, right_y, tiles_x, tiles_y))
-
-
-@kernel(inline=True)
-def last_rows(source, columns, first, n):
-    """Rows first … n - 1 of a flat array in an array of sixteen rows, the others zero."""
-    rows = np.zeros(LANES * columns, np.float32)
-    for k in range((n - first) * columns):
-        rows[k] = source[first * columns + k]
-    return rows
 
 
 @kernel()
@@ -371,12 +356,11 @@ def project_backward_group(
 
 
 @kernel(inline=True)
-def sum_slots(i, rows, slots, first_slot, counts, sums):
+def sum_slots(i, rows, slots, first_slot, sums):
     """The slots of `rows` Gaussians from i on, summed, as rows of `sums`."""
     for lane in range(rows):
         total = splat(ZERO)
-        first = first_slot[i + lane]
-        for slot in range(first, first + counts[i + lane]):
+        for slot in range(first_slot[i + lane], first_slot[i + lane + 1]):
             total = total + load(slots, slot * SLOT_STRIDE)
         store(sums, lane * SLOT_STRIDE, total)
 
@@ -403,7 +387,7 @@ def project_backward(
             break
         for i in range(start, min(n, start + CHUNK), LANES):
             rows = min(LANES, n - i)
-            sum_slots(i, rows, slots, first_slot, counts, sums)
+            sum_slots(i, rows, slots, first_slot, sums)
             for lane in range(rows):
                 for k in range(channels):
                     g_colors[(i + lane) * channels + k] = sums[lane * SLOT_STRIDE + SLOT + k]

@@ -14,6 +14,9 @@ import psutil
 from spaceport_lab.errors import BackendError
 from spaceport_lab.kernels import binning, harmonics, layout, projection, raster, threads
 
+# Of one span: itself while lists are filled, its entry; for the backward pass its slot and their numbers.
+SPAN_BYTES_FORWARD = 4 + 4
+SPAN_BYTES = SPAN_BYTES_FORWARD + 4 + 1 + 4 * layout.SLOT_STRIDE
 PLENTY = 2**28  # bytes that are not worth asking the machine about
 
 
@@ -91,8 +94,9 @@ class Frame:
     counts: np.ndarray
     first_slot: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     starts: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
+    word_starts: np.ndarray = field(default_factory=lambda: np.zeros(1, np.int64))
     ends: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
-    entry_gaussians: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    entries: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     entry_slots: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     words: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     image: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
@@ -103,7 +107,7 @@ class Frame:
 class Gradients:
     """Of the inputs, shaped like them, rows padded as `layout.padded` says.
 
-    Colours as [N*channels] without depth; where they come from harmonics, sh0 and shn as well.
+    Colours without depth; where they come from harmonics, sh0 and shn as well.
     """
 
     means: np.ndarray
@@ -120,7 +124,12 @@ class Gradients:
 
 
 def forward(
-    shape: Shape, colors: Harmonics | Given | None, view: View, with_depth: bool, background: np.ndarray
+    shape: Shape,
+    colors: Harmonics | Given | None,
+    view: View,
+    with_depth: bool,
+    background: np.ndarray,
+    for_backward: bool = True,
 ) -> Frame:
     """Render one view.
 
@@ -128,16 +137,18 @@ def forward(
         colors: None renders depth alone.
         with_depth: depth along the optical axis as one more channel after the colours.
         background: [channels] float32, added where the Gaussians let it through.
+        for_backward: also keep what `backward` needs.
 
     Raises:
-        BackendError: the frame needs more memory than there is.
+        BackendError: there are more Gaussians than can be numbered, or the frame needs more memory than
+            there is.
     """
     channels = _color_channels(colors) + with_depth
     if channels > layout.MAX_CHANNELS:
         raise ValueError(f"at most {layout.MAX_CHANNELS} channels are rendered at once, got {channels}")
     frame = _project(shape, view, channels, with_depth)
     _color(frame, shape, colors)
-    _bin(frame, shape.n)
+    _bin(frame, shape.n, for_backward)
     _rasterize(frame, background)
     return frame
 
@@ -159,12 +170,13 @@ def backward(
         with_absolute: sum |gradient of the 2D mean| over pixels too (AbsGS).
         with_camera: gradients of the view matrix and of the camera's centre too.
     """
-    slots = layout.aligned_empty(int(frame.first_slot[-1]) * layout.SLOT_STRIDE)
+    n_slots = int(frame.first_slot[-1])
+    slots, begun = layout.aligned_empty(n_slots * layout.SLOT_STRIDE), np.zeros(n_slots, np.uint8)
     _on_all(
-        raster.backward, frame.tiles[1] * -(-frame.tiles[0] // layout.SEGMENT), frame.starts, frame.ends,
-        frame.entry_gaussians, frame.entry_slots, frame.words, frame.records, frame.stride,
-        frame.view.width, frame.view.height, frame.tiles[0], frame.image, frame.transmittance, g_image,
-        g_alpha, slots, _channel_tuple(2 if with_absolute else 0), _channel_tuple(frame.channels),
+        raster.backward, len(frame.starts) - 1, frame.starts, frame.word_starts, frame.ends,
+        frame.entries, frame.entry_slots, frame.words, frame.records, frame.stride, frame.view.width,
+        frame.view.height, frame.tiles[0], frame.image, frame.transmittance, g_image, g_alpha, slots, begun,
+        _channel_tuple(2 if with_absolute else 0), _channel_tuple(frame.channels),
     )  # fmt: skip
     return _carry_back(frame, shape, colors, slots, with_absolute, with_camera)
 
@@ -190,6 +202,12 @@ def _color_channels(colors: Harmonics | Given | None) -> int:
 
 
 def _project(shape: Shape, view: View, channels: int, with_depth: bool) -> Frame:
+    if shape.n >= layout.MAX_GAUSSIANS:
+        raise BackendError(
+            "there are more Gaussians than can be numbered",
+            got=f"{shape.n:,}",
+            expected=f"fewer than {layout.MAX_GAUSSIANS:,}",
+        )
     n, tiles, stride = shape.n, layout.tile_grid(view.width, view.height), layout.record_stride(channels)
     rows = layout.padded(n)
     frame = Frame(
@@ -232,20 +250,20 @@ def _color(frame: Frame, shape: Shape, colors: Harmonics | Given | None) -> None
     )  # fmt: skip
 
 
-def _bin(frame: Frame, n: int) -> None:
-    n_tiles = frame.tiles[0] * frame.tiles[1]
+def _bin(frame: Frame, n: int, for_backward: bool) -> None:
+    n_segments = -(-frame.tiles[0] // layout.SEGMENT) * frame.tiles[1]
     order = np.empty(n, np.int32)
     frame.first_slot = np.empty(n + 1, np.int64)
     n_visible = binning.depth_order(n, frame.keys, frame.counts, order, frame.first_slot)
     n_slots = int(frame.first_slot[-1])
-    _refuse_too_many(n_slots, 8 + 4 * layout.SLOT_STRIDE, frame.view)
+    _refuse_too_many(n_slots, SPAN_BYTES if for_backward else SPAN_BYTES_FORWARD, frame.view)
     parts = max(1, min(threads.thread_count(), n_visible // 1024))
     part_starts = np.array([n_visible * part // parts for part in range(parts + 1)], np.int64)
-    histogram = np.zeros((parts, n_tiles + 1), np.int64)
-    spans = np.empty(2 * n_slots, np.int32)
+    histogram, lengths = np.zeros((parts, n_segments), np.int64), np.zeros((parts, n_segments), np.int64)
+    spans = np.empty(n_slots, np.int32)
     wrong = sum(_on_all(
         binning.fill_spans, parts, part_starts, order, frame.records, frame.stride, *frame.tiles,
-        frame.counts, frame.first_slot, spans, histogram,
+        frame.counts, frame.first_slot, spans, histogram, lengths,
     ))  # fmt: skip
     if wrong:
         raise BackendError(
@@ -253,18 +271,18 @@ def _bin(frame: Frame, n: int) -> None:
             got=f"{wrong} Gaussians",
             hint="report this: it is a fault of the rasterizer",
         )
-    frame.starts = np.empty(n_tiles + 1, np.int64)
-    n_entries = binning.tile_starts(histogram, frame.starts)
-    _refuse_too_many(n_entries, 3 * 4, frame.view)
-    # 16 entries are read at a time: the last read may go past the end, where index 0 is a harmless one.
-    frame.entry_gaussians = np.empty(n_entries + layout.LANES, np.int32)
-    frame.entry_gaussians[n_entries:] = 0
-    frame.entry_slots = np.empty(n_entries, np.int32)
+    frame.starts, frame.word_starts = np.empty(n_segments + 1, np.int64), np.empty(n_segments + 1, np.int64)
+    binning.segment_starts(histogram, lengths, frame.starts, frame.word_starts)
+    n_words = int(frame.word_starts[-1]) if for_backward else 0
+    _refuse_too_many(n_words, 4, frame.view)
+    # 16 entries are read at a time: the last read may go past the end.
+    frame.entries = np.empty(n_slots + layout.LANES, np.int32)
+    frame.entry_slots = np.empty(n_slots if for_backward else 0, np.int32)
     _on_all(
-        binning.fill_tiles, parts, part_starts, order, frame.counts, frame.first_slot, spans, histogram,
-        frame.entry_gaussians, frame.entry_slots,
+        binning.fill_segments, parts, part_starts, order, frame.first_slot, spans, histogram, frame.entries,
+        frame.entry_slots,
     )  # fmt: skip
-    frame.words = np.empty(n_entries, np.int32)
+    frame.words = np.empty(n_words, np.int32)
 
 
 def _refuse_too_many(count: int, size: int, view: View) -> None:
@@ -289,9 +307,10 @@ def _rasterize(frame: Frame, background: np.ndarray) -> None:
     frame.transmittance = np.empty(n_pixels, np.float32)
     frame.ends = np.empty(n_tiles, np.int64)
     _on_all(
-        raster.forward, n_tiles, frame.starts, frame.entry_gaussians, frame.words, frame.records,
-        frame.stride, frame.view.width, frame.view.height, frame.tiles[0], background, frame.image,
-        frame.transmittance, frame.ends, _channel_tuple(frame.channels),
+        raster.forward, len(frame.starts) - 1, frame.starts, frame.word_starts, frame.entries,
+        frame.words, frame.records, frame.stride, frame.view.width, frame.view.height,
+        frame.tiles[0], background, frame.image, frame.transmittance, frame.ends,
+        _channel_tuple(frame.channels),
     )  # fmt: skip
 
 
@@ -311,8 +330,8 @@ def _carry_back(
     g_sh0, g_shn = _harmonics_gradients(colors)
     g = Gradients(
         *(np.empty(size, np.float32) for size in (3 * rows, 4 * rows, 3 * rows, rows, 2 * rows,
-        2 * rows if with_absolute else 0, n * color_channels)), sh0=g_sh0, shn=g_shn, view=np.zeros((3, 4)),
-        center=np.zeros(3),
+        2 * rows if with_absolute else 0, rows * color_channels)), sh0=g_sh0, shn=g_shn,
+        view=np.zeros((3, 4)), center=np.zeros(3),
     )  # fmt: skip
     _on_all(
         projection.project_backward, chunks, n, slots, frame.first_slot, frame.counts, shape.means,
@@ -325,7 +344,7 @@ def _carry_back(
         _on_all(
             harmonics.shade_backward, chunks, n, frame.counts, shape.means, view.center, colors.sh0,
             colors.stride_0, colors.shn, colors.stride_n, colors.first_n, colors.n_coefficients,
-            colors.degree, frame.records, frame.stride, g.colors, color_channels, g.sh0, g.shn, g.means,
+            colors.degree, frame.records, frame.stride, g.colors, g.sh0, g.shn, g.means,
             center_sums, with_camera,
         )  # fmt: skip
     if with_camera:

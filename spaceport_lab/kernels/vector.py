@@ -136,6 +136,7 @@ _operator(operator.and_, ints, ints, as_ints, lambda b, x, y: b.and_(x, y))
 _operator(operator.or_, ints, ints, as_ints, lambda b, x, y: b.or_(x, y))
 _operator(operator.lshift, ints, ints, as_ints, lambda b, x, y: b.shl(x, y))
 _operator(operator.rshift, ints, ints, as_ints, lambda b, x, y: b.ashr(x, y))
+_operator(operator.lt, ints, mask, as_ints, lambda b, x, y: b.icmp_signed("<", x, y))
 _operator(operator.gt, ints, mask, as_ints, lambda b, x, y: b.icmp_signed(">", x, y))
 _operator(operator.and_, mask, mask, lambda c, b, t, v: v, lambda b, x, y: b.and_(x, y))
 _operator(operator.or_, mask, mask, lambda c, b, t, v: v, lambda b, x, y: b.or_(x, y))
@@ -242,6 +243,12 @@ def lane_numbers(typing_context: Any) -> Any:
 
 
 @intrinsic
+def lane_indices(typing_context: Any) -> Any:
+    """0, 1, … 15 as integers."""
+    return ints(), lambda context, builder, sig, args: ir.Constant(VI, list(range(LANES)))
+
+
+@intrinsic
 def to_ints(typing_context: Any, x: Any) -> Any:
     """Towards zero; the caller has made sure that the value fits."""
     return ints(floats), lambda context, builder, sig, args: builder.fptosi(args[0], VI)
@@ -270,6 +277,16 @@ def any_lane(typing_context: Any, condition: Any) -> Any:
 
 
 @intrinsic
+def true_lanes(typing_context: Any, condition: Any) -> Any:
+    """A 16-bit word: bit k tells whether the condition holds in lane k."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        return builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), I64)
+
+    return types.int64(condition), generate
+
+
+@intrinsic
 def sum_lanes(typing_context: Any, x: Any) -> Any:
     """The sum of all lanes, always added up in the same order."""
 
@@ -295,10 +312,10 @@ def float_bits(typing_context: Any, x: Any) -> Any:
 
 @intrinsic
 def lowest_bit(typing_context: Any, bits: Any) -> Any:
-    """The index of the lowest bit set; the caller has made sure there is one."""
+    """The index of the lowest bit set; 64 where there is none."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         word = context.cast(builder, args[0], sig.args[0], types.int64)
-        return call(builder, "llvm.cttz.i64", I64, [word, ir.Constant(I1, 1)])
+        return call(builder, "llvm.cttz.i64", I64, [word, ir.Constant(I1, 0)])
 
     return types.int64(bits), generate

@@ -29,14 +29,14 @@ from spaceport_lab.kernels.vector import (
 )
 from spaceport_lab.kernels.vector_memory import element_pointer
 
-# 2**f for f in [-1/2, 1/2], a polynomial of least largest relative error (1.8e-7).
+# 2**f for f in [0, 1], a polynomial of least largest relative error (1.8e-7 as it is evaluated).
 EXP2_COEFFICIENTS = (
-    1.0000000716546578,
-    0.6931469670638657,
-    0.2402211972393407,
-    0.05550713274961828,
-    0.009675541330677745,
-    0.001327647151936763,
+    0.999999925063623,
+    0.6931530731948589,
+    0.2401536170902721,
+    0.05582631791744963,
+    0.008989340252358433,
+    0.0018775766083149836,
 )
 # Below this exponent the result is as good as zero and its bits could no longer be composed by hand.
 EXP2_FLOOR = -100.0
@@ -48,27 +48,52 @@ def has_feature(context: Any, feature: str) -> bool:
     return f"+{feature}" in features.split(",")
 
 
+def _exp2(context: Any, builder: ir.IRBuilder, powers: list) -> list:
+    """2**x of several vectors, step by step for all of them: their steps do not wait for each other."""
+    scalef = has_feature(context, "avx512dq")
+    everywhere, rounding = ir.Constant(I16, -1), ir.Constant(I32, 4)
+    if scalef:
+        # what is above the next whole number below, in one instruction
+        parts = [
+            call(
+                builder, "llvm.x86.avx512.mask.reduce.ps.512", VF,
+                [x, ir.Constant(I32, 1), constant(0.0), everywhere, rounding],
+            )
+            for x in powers
+        ]  # fmt: skip
+    else:
+        floor = constant(EXP2_FLOOR)
+        powers = [builder.select(builder.fcmp_ordered(">", x, floor), x, floor) for x in powers]
+        wholes = [call(builder, "llvm.floor.v16f32", VF, [x]) for x in powers]
+        parts = [builder.fsub(x, whole) for x, whole in zip(powers, wholes, strict=True)]
+    results = [constant(EXP2_COEFFICIENTS[-1])] * len(powers)
+    for coefficient in EXP2_COEFFICIENTS[-2::-1]:
+        results = [
+            call(builder, "llvm.fmuladd.v16f32", VF, [result, part, constant(coefficient)])
+            for result, part in zip(results, parts, strict=True)
+        ]
+    if scalef:
+        # multiplies by two to the whole number below x
+        return [
+            call(
+                builder, "llvm.x86.avx512.mask.scalef.ps.512", VF,
+                [result, x, constant(0.0), everywhere, rounding],
+            )
+            for result, x in zip(results, powers, strict=True)
+        ]  # fmt: skip
+    exponents = [builder.shl(builder.fptosi(whole, VI), constant_int(23)) for whole in wholes]
+    return [
+        builder.bitcast(builder.add(builder.bitcast(result, VI), exponent), VF)
+        for result, exponent in zip(results, exponents, strict=True)
+    ]
+
+
 @intrinsic
 def exp2(typing_context: Any, x: Any) -> Any:
     """2**x in each lane; exactly zero or as good as zero below x = -100."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        scalef = has_feature(context, "avx512f")
-        power = args[0]
-        if not scalef:
-            floor = constant(EXP2_FLOOR)
-            power = builder.select(builder.fcmp_ordered(">", power, floor), power, floor)
-        whole = call(builder, "llvm.rint.v16f32", VF, [power])
-        part = builder.fsub(power, whole)
-        result = constant(EXP2_COEFFICIENTS[-1])
-        for coefficient in EXP2_COEFFICIENTS[-2::-1]:
-            result = call(builder, "llvm.fmuladd.v16f32", VF, [result, part, constant(coefficient)])
-        if scalef:
-            everywhere, round_nearest = ir.Constant(I16, -1), ir.Constant(I32, 4)
-            arguments = [result, whole, constant(0.0), everywhere, round_nearest]
-            return call(builder, "llvm.x86.avx512.mask.scalef.ps.512", VF, arguments)
-        exponent = builder.shl(builder.fptosi(whole, VI), constant_int(23))
-        return builder.bitcast(builder.add(builder.bitcast(result, VI), exponent), VF)
+        return _exp2(context, builder, [args[0]])[0]
 
     return floats(floats), generate
 
@@ -122,25 +147,25 @@ _TWO_THIRDS = 0x3F2AAAAB  # the bits of 2/3 as float32
 # -------------------------------------------------------------------------------------------
 
 
-def _tuple_of(builder: ir.IRBuilder, context: Any, tuple_type: types.UniTuple, values: list) -> Any:
+def tuple_of(builder: ir.IRBuilder, context: Any, tuple_type: types.UniTuple, values: list) -> Any:
     return context.make_tuple(builder, tuple_type, values)
 
 
-def _items(builder: ir.IRBuilder, value: Any, count: int) -> list:
+def tuple_items(builder: ir.IRBuilder, value: Any, count: int) -> list:
     return [builder.extract_value(value, i) for i in range(count)]
 
 
-def _vectors(count: int) -> types.UniTuple:
+def tuple_type(count: int) -> types.UniTuple:
     return types.UniTuple(floats, count)
 
 
 @intrinsic
 def zeros(typing_context: Any, channels: Any) -> Any:
     """As many zero vectors as the tuple `channels` is long."""
-    result = _vectors(len(channels))
+    result = tuple_type(len(channels))
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        return _tuple_of(builder, context, result, [constant(0.0)] * len(channels))
+        return tuple_of(builder, context, result, [constant(0.0)] * len(channels))
 
     return result(channels), generate
 
@@ -148,23 +173,25 @@ def zeros(typing_context: Any, channels: Any) -> Any:
 def _load_each(scalar: bool) -> Callable:
     def typed(typing_context: Any, array: Any, index: Any, stride: Any, channels: Any) -> Any:
         count = len(channels)
-        result = _vectors(count)
+        result = tuple_type(count)
 
         def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
             values = []
-            for pointer in _strided(context, builder, sig, args, count, 1 if scalar else LANES):
+            for pointer in strided_pointers(context, builder, sig, args, count, 1 if scalar else LANES):
                 if scalar:
                     values.append(as_floats(context, builder, types.float32, builder.load(pointer)))
                 else:
                     values.append(builder.load(builder.bitcast(pointer, VF.as_pointer()), align=4))
-            return _tuple_of(builder, context, result, values)
+            return tuple_of(builder, context, result, values)
 
         return result(array, index, stride, channels), generate
 
     return typed
 
 
-def _strided(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, count: int, width: int) -> list:
+def strided_pointers(
+    context: Any, builder: ir.IRBuilder, sig: Any, args: Any, count: int, width: Any
+) -> list:
     """Pointers to array[index + k * stride] for k < count."""
     index = context.cast(builder, args[1], sig.args[1], types.intp)
     stride = context.cast(builder, args[2], sig.args[2], types.intp)
@@ -192,32 +219,122 @@ def load_each(typing_context: Any, array: Any, index: Any, stride: Any, channels
 
 
 @intrinsic
-def add_to_each(typing_context: Any, array: Any, index: Any, stride: Any, weight: Any, values: Any) -> Any:
-    """The vector at array[index + k * stride] += weight * values[k] for each channel k."""
+def store_each(typing_context: Any, array: Any, index: Any, stride: Any, values: Any) -> Any:
+    """values[k] to the vector at array[index + k * stride] for each channel k."""
     count = len(values)
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointers = _strided(context, builder, sig, args, count, LANES)
-        for pointer, value in zip(pointers, _items(builder, args[4], count), strict=True):
-            place = builder.bitcast(pointer, VF.as_pointer())
-            before = builder.load(place, align=4)
-            builder.store(call(builder, "llvm.fmuladd.v16f32", VF, [args[3], value, before]), place, align=4)
+        pointers = strided_pointers(context, builder, sig, args, count, LANES)
+        for pointer, value in zip(pointers, tuple_items(builder, args[3], count), strict=True):
+            builder.store(value, builder.bitcast(pointer, VF.as_pointer()), align=4)
         return context.get_dummy_value()
 
-    return types.void(array, index, stride, weight, values), generate
+    return types.void(array, index, stride, values), generate
+
+
+def _for_each(operation: Callable) -> Any:
+    """An intrinsic of three arguments, each a tuple of vectors or one vector that serves for all of them."""
+
+    def typed(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+        result = next(kind for kind in (x, y, z) if isinstance(kind, types.UniTuple))
+
+        def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+            columns = [
+                tuple_items(builder, arg, len(result))
+                if isinstance(kind, types.UniTuple)
+                else [arg] * len(result)
+                for kind, arg in zip(sig.args, args, strict=True)
+            ]
+            values = [operation(builder, *values) for values in zip(*columns, strict=True)]
+            return tuple_of(builder, context, result, values)
+
+        return result(x, y, z), generate
+
+    return typed
 
 
 @intrinsic
-def fma_each(typing_context: Any, weight: Any, values: Any, sums: Any) -> Any:
-    """weight * values[k] + sums[k] for each channel k."""
-    count = len(values)
+def fma_each(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z for each of a tuple's vectors; arguments that are no tuples serve for all of them."""
+    multiply = _for_each(lambda b, x, y, z: call(b, "llvm.fmuladd.v16f32", VF, [x, y, z]))
+    return multiply(typing_context, x, y, z)
+
+
+@intrinsic
+def fnma_each(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
+    """z - x * y for each of a tuple's vectors; arguments that are no tuples serve for all of them."""
+    multiply = _for_each(lambda b, x, y, z: call(b, "llvm.fmuladd.v16f32", VF, [b.fneg(x), y, z]))
+    return multiply(typing_context, x, y, z)
+
+
+@intrinsic
+def exp2_each(typing_context: Any, x: Any) -> Any:
+    """`exp2` for each of a tuple's vectors."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pairs = zip(_items(builder, args[1], count), _items(builder, args[2], count), strict=True)
-        results = [call(builder, "llvm.fmuladd.v16f32", VF, [args[0], v, s]) for v, s in pairs]
-        return _tuple_of(builder, context, sums, results)
+        values = _exp2(context, builder, tuple_items(builder, args[0], len(x)))
+        return tuple_of(builder, context, x, values)
 
-    return sums(weight, values, sums), generate
+    return x(x), generate
+
+
+@intrinsic(prefer_literal=True)
+def part_of(typing_context: Any, vectors: Any, first: Any, channels: Any) -> Any:
+    """vectors[first], vectors[first + 1] … as many as `channels` is long; zeros past the end."""
+    start, result = first.literal_value, tuple_type(len(channels))
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        values = tuple_items(builder, args[0], len(vectors)) + [constant(0.0)] * len(channels)
+        return tuple_of(builder, context, result, values[start : start + len(channels)])
+
+    return result(vectors, first, channels), generate
+
+
+@intrinsic
+def splat_at(typing_context: Any, array: Any, first: Any, places: Any) -> Any:
+    """For each of a tuple of places the number array[first + place] in all lanes."""
+    result = tuple_type(len(places))
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        first = context.cast(builder, args[1], sig.args[1], types.intp)
+        one = types.void(sig.args[0], types.intp)
+        values = []
+        for k in range(len(places)):
+            place = builder.extract_value(args[2], k)
+            place = builder.add(first, context.cast(builder, place, sig.args[2][k], types.intp))
+            pointer = element_pointer(context, builder, one, [args[0], place], count=1)
+            values.append(as_floats(context, builder, types.float32, builder.load(pointer)))
+        return tuple_of(builder, context, result, values)
+
+    return result(array, first, places), generate
+
+
+@intrinsic
+def slide(typing_context: Any, vectors: Any, weights: Any) -> Any:
+    """Weighted sums of each vector and its neighbours in the tuple.
+
+    The weights are symmetric and given from the outermost to the one in the middle: with w of them, result k
+    is the sum over vectors[k] … vectors[k + 2 * w - 2]; there are 2 * w - 2 results fewer than vectors.
+    """
+    count, reach = len(vectors), len(weights) - 1
+    result = tuple_type(count - 2 * reach)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        rows = tuple_items(builder, args[0], count)
+        factors = [
+            as_floats(context, builder, types.float32, builder.extract_value(args[1], k))
+            for k in range(reach + 1)
+        ]
+        sums = []
+        for k in range(count - 2 * reach):
+            total = builder.fmul(rows[k + reach], factors[reach])
+            for j in range(reach):
+                pair = builder.fadd(rows[k + j], rows[k + 2 * reach - j])
+                total = call(builder, "llvm.fmuladd.v16f32", VF, [pair, factors[j], total])
+            sums.append(total)
+        return tuple_of(builder, context, result, sums)
+
+    return result(vectors, weights), generate
 
 
 @intrinsic
@@ -226,7 +343,7 @@ def dot_each(typing_context: Any, left: Any, right: Any) -> Any:
     count = len(left)
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        lefts, rights = (_items(builder, arg, count) for arg in args)
+        lefts, rights = (tuple_items(builder, arg, count) for arg in args)
         total = builder.fmul(lefts[0], rights[0])
         for x, y in zip(lefts[1:], rights[1:], strict=True):
             total = call(builder, "llvm.fmuladd.v16f32", VF, [x, y, total])
@@ -258,7 +375,7 @@ def sums_of(typing_context: Any, vectors: Any) -> Any:
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         zero = constant(0.0)
-        rows = _items(builder, args[0], count) + [zero] * (LANES - count)
+        rows = tuple_items(builder, args[0], count) + [zero] * (LANES - count)
         half = LANES // 2
         while len(rows) > 1:
             middle = len(rows) // 2
@@ -272,96 +389,3 @@ def sums_of(typing_context: Any, vectors: Any) -> Any:
         return rows[0]
 
     return floats(vectors), generate
-
-
-# ---- arrays of short rows
-# ----------------------------------------------------------------------------------------
-
-
-def _merge(builder: ir.IRBuilder, vectors: list, source: Callable[[int], tuple[int, int]]) -> Any:
-    """The vector whose lane l is lane source(l)[1] of vectors[source(l)[0]]."""
-    merged = vectors[0]
-    lanes = [source(lane)[1] if source(lane)[0] == 0 else 0 for lane in range(LANES)]
-    merged = builder.shuffle_vector(merged, merged, ir.Constant(VI, lanes))
-    for number, vector in enumerate(vectors[1:], start=1):
-        lanes = [LANES + source(lane)[1] if source(lane)[0] == number else lane for lane in range(LANES)]
-        merged = builder.shuffle_vector(merged, vector, ir.Constant(VI, lanes))
-    return merged
-
-
-@intrinsic
-def load_columns(typing_context: Any, array: Any, index: Any, columns: Any) -> Any:
-    """Columns of 16 rows of as many floats as `columns` has: lane l of vector c is row l's number c."""
-    count = len(columns)
-    result = _vectors(count)
-
-    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointer = element_pointer(context, builder, sig, args, count=LANES * count)
-        place = builder.bitcast(pointer, VF.as_pointer())
-        read = [builder.load(builder.gep(place, [ir.Constant(I32, k)]), align=4) for k in range(count)]
-        values = [
-            _merge(builder, read, lambda lane, c=c: divmod(lane * count + c, LANES)) for c in range(count)
-        ]
-        return _tuple_of(builder, context, result, values)
-
-    return result(array, index, columns), generate
-
-
-@intrinsic
-def store_columns(typing_context: Any, array: Any, index: Any, values: Any) -> Any:
-    """The reverse of `load_columns`; float32 or int32 as the values are."""
-    count = len(values)
-
-    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointer = element_pointer(context, builder, sig, args, count=LANES * count)
-        columns = _items(builder, args[2], count)
-        place = builder.bitcast(pointer, columns[0].type.as_pointer())
-        for k in range(count):
-            merged = _merge(builder, columns, lambda lane, k=k: divmod(LANES * k + lane, count)[::-1])
-            builder.store(merged, builder.gep(place, [ir.Constant(I32, k)]), align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, index, values), generate
-
-
-def _transpose(builder: ir.IRBuilder, rows: list) -> list:
-    """Sixteen rows of sixteen lanes to columns: four rounds of exchanging halves of ever smaller squares."""
-    half = LANES // 2
-    while half:
-        for row in range(LANES):
-            if row & half:
-                continue
-            low = [lane if not lane & half else LANES + lane - half for lane in range(LANES)]
-            high = [lane + half if not lane & half else LANES + lane for lane in range(LANES)]
-            upper, lower = rows[row], rows[row + half]
-            rows[row] = builder.shuffle_vector(upper, lower, ir.Constant(VI, low))
-            rows[row + half] = builder.shuffle_vector(upper, lower, ir.Constant(VI, high))
-        half //= 2
-    return rows
-
-
-@intrinsic
-def store_records(typing_context: Any, array: Any, index: Any, stride: Any, fields: Any) -> Any:
-    """Write 16 records of 16 floats, the l-th to index + l * stride, from its fields; others are zero."""
-    count = len(fields)
-
-    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        rows = _transpose(builder, _items(builder, args[3], count) + [constant(0.0)] * (LANES - count))
-        for pointer, row in zip(_strided(context, builder, sig, args, LANES, LANES), rows, strict=True):
-            builder.store(row, builder.bitcast(pointer, VF.as_pointer()), align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, index, stride, fields), generate
-
-
-@intrinsic
-def load_records(typing_context: Any, array: Any, index: Any, stride: Any) -> Any:
-    """The reverse of `store_records`: sixteen fields of sixteen records."""
-    result = _vectors(LANES)
-
-    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointers = _strided(context, builder, sig, args, LANES, LANES)
-        rows = [builder.load(builder.bitcast(pointer, VF.as_pointer()), align=4) for pointer in pointers]
-        return _tuple_of(builder, context, result, _transpose(builder, rows))
-
-    return result(array, index, stride), generate

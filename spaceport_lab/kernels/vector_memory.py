@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import config
 from numba.extending import intrinsic
 
+from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.vector import (
     F32,
     I8,
@@ -31,8 +33,9 @@ from spaceport_lab.kernels.vector import (
 )
 
 
-def _check_bounds(context: Any, builder: ir.IRBuilder, array: Any, index: Any, count: int) -> None:
-    end = builder.add(index, ir.Constant(index.type, count))
+def check_bounds(context: Any, builder: ir.IRBuilder, array: Any, index: Any, count: Any) -> None:
+    """Raise IndexError unless index … index + count - 1 are inside; count is a number or an LLVM value."""
+    end = builder.add(index, ir.Constant(index.type, count) if isinstance(count, int) else count)
     outside = builder.or_(
         builder.icmp_signed("<", index, ir.Constant(index.type, 0)),
         builder.icmp_signed(">", end, array.nitems),
@@ -42,13 +45,13 @@ def _check_bounds(context: Any, builder: ir.IRBuilder, array: Any, index: Any, c
 
 
 def element_pointer(
-    context: Any, builder: ir.IRBuilder, sig: Any, args: Any, at: int = 0, count: int = LANES
+    context: Any, builder: ir.IRBuilder, sig: Any, args: Any, at: int = 0, count: Any = LANES
 ) -> Any:
     """Pointer to element args[at + 1] of the flat array args[at]; checked if numba checks bounds."""
     array = context.make_array(sig.args[at])(context, builder, args[at])
     index = context.cast(builder, args[at + 1], sig.args[at + 1], types.intp)
     if config.BOUNDSCHECK:
-        _check_bounds(context, builder, array, index, count)
+        check_bounds(context, builder, array, index, count)
     return builder.gep(array.data, [index])
 
 
@@ -109,7 +112,8 @@ def load_first(typing_context: Any, array: Any, index: Any, count: Any) -> Any:
     """`load`, but only the first `count` lanes are read from memory; the others are zero."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointer = builder.bitcast(element_pointer(context, builder, sig, args, count=0), VF.as_pointer())
+        count = context.cast(builder, args[2], sig.args[2], types.intp)
+        pointer = builder.bitcast(element_pointer(context, builder, sig, args, count=count), VF.as_pointer())
         lanes = _first_lanes(context, builder, args[2], sig.args[2])
         arguments = [pointer, ir.Constant(I32, 4), lanes, constant(0.0)]
         return call(builder, "llvm.masked.load.v16f32.p0", VF, arguments)
@@ -120,12 +124,15 @@ def load_first(typing_context: Any, array: Any, index: Any, count: Any) -> Any:
 @intrinsic
 def store_first(typing_context: Any, array: Any, index: Any, value: Any, count: Any) -> Any:
     """`store`, but only the first `count` lanes are written."""
+    suffix = "v16i32" if value == ints else "v16f32"
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointer = builder.bitcast(element_pointer(context, builder, sig, args, count=0), VF.as_pointer())
+        count = context.cast(builder, args[3], sig.args[3], types.intp)
+        pointer = element_pointer(context, builder, sig, args, count=count)
         lanes = _first_lanes(context, builder, args[3], sig.args[3])
-        arguments = [args[2], pointer, ir.Constant(I32, 4), lanes]
-        call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), arguments)
+        place = builder.bitcast(pointer, args[2].type.as_pointer())
+        arguments = [args[2], place, ir.Constant(I32, 4), lanes]
+        call(builder, f"llvm.masked.store.{suffix}.p0", ir.VoidType(), arguments)
         return context.get_dummy_value()
 
     return types.void(array, index, value, count), generate
@@ -170,7 +177,7 @@ def gather(typing_context: Any, array: Any, indices: Any, first: Any, stride: An
         if config.BOUNDSCHECK:
             for lane in range(LANES):
                 place = builder.extract_element(places, ir.Constant(I32, lane))
-                _check_bounds(context, builder, source, place, 1)
+                check_bounds(context, builder, source, place, 1)
         start = spread(builder, builder.ptrtoint(source.data, I64), VL)
         addresses = builder.add(start, builder.shl(places, ir.Constant(VL, [2] * LANES)))
         pointers = builder.inttoptr(addresses, ir.VectorType(F32.as_pointer(), LANES))
@@ -179,3 +186,12 @@ def gather(typing_context: Any, array: Any, indices: Any, first: Any, stride: An
         return call(builder, "llvm.masked.gather.v16f32.v16p0", VF, arguments)
 
     return floats(array, indices, first, stride, offset), generate
+
+
+@kernel(inline=True)
+def last_rows(source, columns, first, n):
+    """Rows first … n - 1 of a flat array in an array of sixteen rows, the others zero."""
+    rows = np.zeros(LANES * columns, np.float32)
+    for k in range((n - first) * columns):
+        rows[k] = source[first * columns + k]
+    return rows

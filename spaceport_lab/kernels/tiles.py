@@ -1,0 +1,137 @@
+"""A tile of 16 x 16 pixels as 4 x 4 blocks of 4 x 4 pixels, one block to a vector.
+
+What forward and backward have in common: how a tile's numbers lie in a thread's scratch memory, which entries
+of its segment's list reach it, and which of its blocks an ellipse touches. A tile's numbers of one kind (a
+plane) lie block after block; the first two planes are the pixels' places.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from spaceport_lab.kernels.compiling import kernel
+from spaceport_lab.kernels.layout import (
+    BLOCK,
+    FIRST_BITS,
+    FIRST_MASK,
+    LANES,
+    PLANE,
+    SPAN_BITS,
+    SPAN_MASK,
+    TILE,
+)
+from spaceport_lab.kernels.vector import (
+    any_lane,
+    ceiling,
+    floor,
+    fma,
+    fnma,
+    lane_indices,
+    lowest_bit,
+    maximum,
+    minimum,
+    select,
+    shift_left,
+    splat,
+    square_root,
+    to_ints,
+    true_lanes,
+)
+from spaceport_lab.kernels.vector_memory import load, load_ints
+
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+LAST_PIXEL = np.float32(TILE - 1)
+CHUNK = 64  # entries of a tile that are looked at together: the bits of a mask
+PLANES = 2  # pixel x and pixel y, counted from the tile's corner
+
+
+@kernel(inline=True)
+def aligned_scratch(count):
+    """Uninitialised float32 that begin at a whole cache line."""
+    raw = np.empty(count + LANES, np.float32)
+    skip = ((64 - (raw.ctypes.data & 63)) & 63) >> 2
+    return raw[skip : skip + count]
+
+
+@kernel(inline=True)
+def place_in_tile(x, y):
+    """Where pixel (x, y) of a tile stands in a plane."""
+    return ((y >> 2) * 4 + (x >> 2)) * LANES + (y & 3) * 4 + (x & 3)
+
+
+@kernel(inline=True)
+def pixel_planes(scratch):
+    """Fill the first two planes with the pixels' centres, counted from the tile's corner."""
+    for y in range(TILE):
+        for x in range(TILE):
+            place = place_in_tile(x, y)
+            scratch[place] = np.float32(x) + HALF
+            scratch[PLANE + place] = np.float32(y) + HALF
+
+
+@kernel(inline=True)
+def block_words(u, v, shear, half_width, reach, right_y):
+    """For sixteen ellipses: which of the tile's 4 x 4 blocks each touches, bit 4 * row + column.
+
+    (u, v) is the centre, counted from the tile's corner. The extent left and right is exact within each row
+    of blocks.
+    """
+    word = to_ints(splat(ZERO))
+    for row in range(TILE // BLOCK):
+        first = np.float32(BLOCK * row) + HALF
+        low = maximum(first - v, -reach)
+        high = minimum(np.float32(BLOCK * row + BLOCK) - HALF - v, reach)
+        y = maximum(low, minimum(high, right_y))
+        right = fma(half_width, square_root(maximum((reach - y) * (reach + y), ZERO)), fma(shear, y, u))
+        y = maximum(low, minimum(high, -right_y))
+        left_end = fnma(half_width, square_root(maximum((reach - y) * (reach + y), ZERO)), fma(shear, y, u))
+        first_x = ceiling(left_end - HALF)
+        last_x = floor(right - HALF)
+        touched = (low <= high) & (first_x <= last_x) & (first_x <= LAST_PIXEL) & (last_x >= ZERO)
+        first_block = to_ints(minimum(maximum(first_x, ZERO), LAST_PIXEL)) >> 2
+        last_block = to_ints(minimum(maximum(last_x, ZERO), LAST_PIXEL)) >> 2
+        bits = shift_left(2, last_block) - shift_left(1, first_block)
+        word = word | select(touched, shift_left(bits, 4 * row), 0)
+    return word
+
+
+@kernel(inline=True)
+def blocks_alive(scratch, plane):
+    """Word of the blocks in which some pixel is not finished."""
+    alive = 0
+    for block in range(LANES):
+        if any_lane(load(scratch, plane + block * LANES) > ZERO):
+            alive |= 1 << block
+    return alive
+
+
+@kernel(inline=True)
+def choose_entries(entries, entry, last, tile, gaussians, chosen):
+    """The next entries of a segment's list, from `entry` on, that reach its tile number `tile`: up to CHUNK.
+
+    Returns how many, and one past the last entry looked at.
+    """
+    count = 0
+    while entry < last and count <= CHUNK - LANES:
+        span = load_ints(entries, entry)
+        reaches = ((span & FIRST_MASK) < tile + 1) & (((span & SPAN_MASK) >> FIRST_BITS) > tile - 1)
+        lanes = true_lanes(reaches & (lane_indices() < last - entry))
+        while lanes != 0:
+            lane = entry + lowest_bit(lanes)
+            lanes &= lanes - 1
+            chosen[count] = lane
+            gaussians[count] = entries[lane] >> SPAN_BITS
+            count += 1
+        entry += LANES
+    return count, min(entry, last)
+
+
+@kernel(inline=True)
+def block_inside(scratch, block, x0, y0, width, height):
+    """A block's first pixel in the image, how many of its rows and columns are inside, and which lanes."""
+    x, y = x0 + (block & 3) * BLOCK, y0 + (block >> 2) * BLOCK
+    at = block * LANES
+    inside = (load(scratch, at) < np.float32(width - x0)) & (
+        load(scratch, PLANE + at) < np.float32(height - y0)
+    )
+    return y * width + x, min(BLOCK, height - y), min(BLOCK, width - x), inside

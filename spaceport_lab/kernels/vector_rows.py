@@ -1,0 +1,316 @@
+"""Arrays of short rows: sixteen records as vectors of their fields, blocks of pixels as vectors of channels.
+
+A vector's lanes are sixteen Gaussians (or the sixteen pixels of a block); in memory the numbers of one
+Gaussian (or pixel) lie side by side. Everything here goes from the one to the other, by shuffles between
+registers, or works with such fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import config
+from numba.extending import intrinsic
+
+from spaceport_lab.kernels.vector import I32, LANES, VF, VI, call, constant, spread
+from spaceport_lab.kernels.vector_math import strided_pointers, tuple_items, tuple_of, tuple_type
+from spaceport_lab.kernels.vector_memory import check_bounds, element_pointer
+
+
+def _merge(builder: ir.IRBuilder, vectors: list, source: Callable[[int], tuple[int, int]]) -> Any:
+    """The vector whose lane l is lane source(l)[1] of vectors[source(l)[0]]."""
+    merged = vectors[0]
+    lanes = [source(lane)[1] if source(lane)[0] == 0 else 0 for lane in range(LANES)]
+    merged = builder.shuffle_vector(merged, merged, ir.Constant(VI, lanes))
+    for number, vector in enumerate(vectors[1:], start=1):
+        lanes = [LANES + source(lane)[1] if source(lane)[0] == number else lane for lane in range(LANES)]
+        merged = builder.shuffle_vector(merged, vector, ir.Constant(VI, lanes))
+    return merged
+
+
+@intrinsic
+def load_columns(typing_context: Any, array: Any, index: Any, columns: Any) -> Any:
+    """Columns of 16 rows of as many floats as `columns` has: lane l of vector c is row l's number c."""
+    count = len(columns)
+    result = tuple_type(count)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(context, builder, sig, args, count=LANES * count)
+        place = builder.bitcast(pointer, VF.as_pointer())
+        read = [builder.load(builder.gep(place, [ir.Constant(I32, k)]), align=4) for k in range(count)]
+        values = [
+            _merge(builder, read, lambda lane, c=c: divmod(lane * count + c, LANES)) for c in range(count)
+        ]
+        return tuple_of(builder, context, result, values)
+
+    return result(array, index, columns), generate
+
+
+@intrinsic
+def store_columns(typing_context: Any, array: Any, index: Any, values: Any) -> Any:
+    """The reverse of `load_columns`; float32 or int32 as the values are."""
+    count = len(values)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(context, builder, sig, args, count=LANES * count)
+        columns = tuple_items(builder, args[2], count)
+        place = builder.bitcast(pointer, columns[0].type.as_pointer())
+        for k in range(count):
+            merged = _merge(builder, columns, lambda lane, k=k: divmod(LANES * k + lane, count)[::-1])
+            builder.store(merged, builder.gep(place, [ir.Constant(I32, k)]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, values), generate
+
+
+def _block_masks(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, parts: int) -> list:
+    """For each of four rows and each vector of a row: which lanes are among `count` floats of `rows` rows."""
+    rows, count = (context.cast(builder, args[i], sig.args[i], types.int32) for i in (3, 4))
+    masks = []
+    for row in range(4):
+        exists = builder.icmp_signed(">", rows, ir.Constant(I32, row))
+        live = builder.select(exists, count, ir.Constant(I32, 0))
+        for part in range(parts):
+            numbers = ir.Constant(VI, [part * LANES + lane for lane in range(LANES)])
+            masks.append(builder.icmp_signed("<", numbers, spread(builder, live, VI)))
+    return masks
+
+
+def _block_pointers(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, parts: int) -> list:
+    """Where each vector of a block's four rows lies; it is only touched where its mask says so."""
+    array = context.make_array(sig.args[0])(context, builder, args[0])
+    index, stride = (context.cast(builder, args[i], sig.args[i], types.intp) for i in (1, 2))
+    if config.BOUNDSCHECK:
+        rows, count = (context.cast(builder, args[i], sig.args[i], types.intp) for i in (3, 4))
+        one, nothing = (ir.Constant(index.type, number) for number in (1, 0))
+        last = builder.add(builder.mul(builder.sub(rows, one), stride), count)
+        some = builder.and_(builder.icmp_signed(">", rows, nothing), builder.icmp_signed(">", count, nothing))
+        with builder.if_then(some):
+            check_bounds(context, builder, array, index, builder.select(some, last, nothing))
+    pointers = []
+    for row in range(4):
+        start = builder.add(index, builder.mul(stride, ir.Constant(stride.type, row)))
+        for part in range(parts):
+            place = builder.add(start, ir.Constant(start.type, part * LANES))
+            pointers.append(builder.bitcast(builder.gep(array.data, [place]), VF.as_pointer()))
+    return pointers
+
+
+@intrinsic
+def load_block(
+    typing_context: Any, array: Any, index: Any, stride: Any, rows: Any, count: Any, channels: Any
+) -> Any:
+    """A block of 4 x 4 pixels of an image with interleaved channels, one vector for each channel.
+
+    Rows lie `stride` floats apart; only `count` floats of `rows` rows are read, the others are zero.
+    """
+    n = len(channels)
+    result, parts = tuple_type(n), -(-4 * n // LANES)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointers = _block_pointers(context, builder, sig, args, parts)
+        masks = _block_masks(context, builder, sig, args, parts)
+        read = [
+            call(
+                builder, "llvm.masked.load.v16f32.p0", VF,
+                [pointer, ir.Constant(I32, 4), mask, constant(0.0)],
+            )
+            for pointer, mask in zip(pointers, masks, strict=True)
+        ]  # fmt: skip
+
+        def source(lane: int, channel: int) -> tuple[int, int]:
+            part, place = divmod(lane % 4 * n + channel, LANES)
+            return lane // 4 * parts + part, place
+
+        values = [_merge(builder, read, lambda lane, c=c: source(lane, c)) for c in range(n)]
+        return tuple_of(builder, context, result, values)
+
+    return result(array, index, stride, rows, count, channels), generate
+
+
+@intrinsic
+def store_block(
+    typing_context: Any, array: Any, index: Any, stride: Any, rows: Any, count: Any, values: Any
+) -> Any:
+    """The reverse of `load_block`."""
+    n = len(values)
+    parts = -(-4 * n // LANES)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointers = _block_pointers(context, builder, sig, args, parts)
+        masks = _block_masks(context, builder, sig, args, parts)
+        columns = tuple_items(builder, args[5], n)
+        for k, (pointer, mask) in enumerate(zip(pointers, masks, strict=True)):
+            row, part = divmod(k, parts)
+
+            def source(lane: int, row: int = row, part: int = part) -> tuple[int, int]:
+                pixel, channel = divmod(min(part * LANES + lane, 4 * n - 1), n)
+                return channel, row * 4 + pixel
+
+            arguments = [_merge(builder, columns, source), pointer, ir.Constant(I32, 4), mask]
+            call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), arguments)
+        return context.get_dummy_value()
+
+    return types.void(array, index, stride, rows, count, values), generate
+
+
+def _transpose(builder: ir.IRBuilder, rows: list) -> list:
+    """Sixteen rows of sixteen lanes to columns: four rounds of exchanging halves of ever smaller squares."""
+    half = LANES // 2
+    while half:
+        for row in range(LANES):
+            if row & half:
+                continue
+            low = [lane if not lane & half else LANES + lane - half for lane in range(LANES)]
+            high = [lane + half if not lane & half else LANES + lane for lane in range(LANES)]
+            upper, lower = rows[row], rows[row + half]
+            rows[row] = builder.shuffle_vector(upper, lower, ir.Constant(VI, low))
+            rows[row + half] = builder.shuffle_vector(upper, lower, ir.Constant(VI, high))
+        half //= 2
+    return rows
+
+
+@intrinsic
+def store_records(typing_context: Any, array: Any, index: Any, stride: Any, fields: Any) -> Any:
+    """Write 16 records of 16 floats, the l-th to index + l * stride, from its fields; others are zero."""
+    count = len(fields)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        rows = _transpose(builder, tuple_items(builder, args[3], count) + [constant(0.0)] * (LANES - count))
+        for pointer, row in zip(
+            strided_pointers(context, builder, sig, args, LANES, LANES), rows, strict=True
+        ):
+            builder.store(row, builder.bitcast(pointer, VF.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, stride, fields), generate
+
+
+@intrinsic
+def load_records(typing_context: Any, array: Any, index: Any, stride: Any) -> Any:
+    """The reverse of `store_records`: sixteen fields of sixteen records."""
+    result = tuple_type(LANES)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointers = strided_pointers(context, builder, sig, args, LANES, LANES)
+        rows = [builder.load(builder.bitcast(pointer, VF.as_pointer()), align=4) for pointer in pointers]
+        return tuple_of(builder, context, result, _transpose(builder, rows))
+
+    return result(array, index, stride), generate
+
+
+def _first(builder: ir.IRBuilder, count: Any) -> Any:
+    """A mask of the first `count` lanes."""
+    return builder.icmp_signed("<", ir.Constant(VI, list(range(LANES))), spread(builder, count, VI))
+
+
+@intrinsic
+def load_records_first(typing_context: Any, array: Any, index: Any, stride: Any, count: Any) -> Any:
+    """`load_records`, but only the first `count` fields are read from memory; the others are zero."""
+    result = tuple_type(LANES)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        lanes = _first(builder, context.cast(builder, args[3], sig.args[3], types.int32))
+        rows = []
+        count = context.cast(builder, args[3], sig.args[3], types.intp)
+        for pointer in strided_pointers(context, builder, sig, args, LANES, count):
+            place = builder.bitcast(pointer, VF.as_pointer())
+            arguments = [place, ir.Constant(I32, 4), lanes, constant(0.0)]
+            rows.append(call(builder, "llvm.masked.load.v16f32.p0", VF, arguments))
+        return tuple_of(builder, context, result, _transpose(builder, rows))
+
+    return result(array, index, stride, count), generate
+
+
+@intrinsic
+def store_records_first(
+    typing_context: Any, array: Any, index: Any, stride: Any, fields: Any, live: Any, count: Any
+) -> Any:
+    """Write the first `count` fields of 16 records; from field `live` on they are zero."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        alive, lanes = (
+            _first(builder, context.cast(builder, args[i], sig.args[i], types.int32)) for i in (4, 5)
+        )
+        rows = tuple_items(builder, args[3], len(fields)) + [constant(0.0)] * (LANES - len(fields))
+        count = context.cast(builder, args[5], sig.args[5], types.intp)
+        pointers = strided_pointers(context, builder, sig, args, LANES, count)
+        for pointer, row in zip(pointers, _transpose(builder, rows), strict=True):
+            place = builder.bitcast(pointer, VF.as_pointer())
+            value = builder.select(alive, row, constant(0.0))
+            arguments = [value, place, ir.Constant(I32, 4), lanes]
+            call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), arguments)
+        return context.get_dummy_value()
+
+    return types.void(array, index, stride, fields, live, count), generate
+
+
+@intrinsic
+def combine(typing_context: Any, weights: Any, fields: Any, sums: Any) -> Any:
+    """sums[c] + the sum over k of weights[k] * fields[len(sums) * k + c]."""
+    channels = len(sums)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        factors, values, totals = (tuple_items(builder, args[i], len(sig.args[i])) for i in range(3))
+        for k, factor in enumerate(factors):
+            for c in range(channels):
+                arguments = [factor, values[channels * k + c], totals[c]]
+                totals[c] = call(builder, "llvm.fmuladd.v16f32", VF, arguments)
+        return tuple_of(builder, context, sums, totals)
+
+    return sums(weights, fields, sums), generate
+
+
+@intrinsic
+def contract(typing_context: Any, fields: Any, factors: Any) -> Any:
+    """For each k the sum over c of fields[len(factors) * k + c] * factors[c]."""
+    channels = len(factors)
+    result = tuple_type(len(fields) // channels)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        values, weights = tuple_items(builder, args[0], len(fields)), tuple_items(builder, args[1], channels)
+        sums = []
+        for k in range(len(result)):
+            total = builder.fmul(values[channels * k], weights[0])
+            for c in range(1, channels):
+                arguments = [values[channels * k + c], weights[c], total]
+                total = call(builder, "llvm.fmuladd.v16f32", VF, arguments)
+            sums.append(total)
+        return tuple_of(builder, context, result, sums)
+
+    return result(fields, factors), generate
+
+
+@intrinsic
+def products(typing_context: Any, weights: Any, factors: Any) -> Any:
+    """weights[k] * factors[c] for each k and, within that, each c."""
+    result = tuple_type(len(weights) * len(factors))
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        left, right = tuple_items(builder, args[0], len(weights)), tuple_items(builder, args[1], len(factors))
+        return tuple_of(builder, context, result, [builder.fmul(x, y) for x in left for y in right])
+
+    return result(weights, factors), generate
+
+
+@intrinsic
+def gather_records(typing_context: Any, array: Any, indices: Any, first: Any, stride: Any) -> Any:
+    """The first sixteen fields of the sixteen records indices[first] … indices[first + 15] (int32)."""
+    result = tuple_type(LANES)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        place = element_pointer(context, builder, sig, args, at=1)
+        step = context.cast(builder, args[3], sig.args[3], types.intp)
+        rows = []
+        for lane in range(LANES):
+            index = builder.load(builder.gep(place, [ir.Constant(I32, lane)]))
+            start = builder.mul(builder.sext(index, step.type), step)
+            one = types.void(sig.args[0], types.intp)
+            pointer = element_pointer(context, builder, one, [args[0], start])
+            rows.append(builder.load(builder.bitcast(pointer, VF.as_pointer()), align=4))
+        return tuple_of(builder, context, result, _transpose(builder, rows))
+
+    return result(array, indices, first, stride), generate
