@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from spaceport_lab import __version__
+from spaceport_lab import __version__, splat_cli
 from spaceport_lab.errors import SpaceportError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 params_app = typer.Typer(no_args_is_help=True, help="Parameters: show them, keep the notebooks in step.")
 app.add_typer(params_app, name="params")
+app.add_typer(splat_cli.app, name="splat")
 # Without a terminal there is no width to respect, and a table cut at 80 columns helps nobody.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 

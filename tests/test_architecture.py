@@ -15,11 +15,11 @@ FLOORS: list[set[str]] = [
     {"params"},
     {"workspace", "runcard", "colmap", "cameras", "gaussians", "images", "metrics"},
     {"backends", "sog"},
-    {"evaluation"},
+    {"evaluation", "edit"},
     {"sample", "ingest", "sfm", "train", "compress", "inspection"},
-    {"plots", "viewer"},
+    {"plots", "viewer", "compress_job"},
     {"notebook", "report"},
-    {"pipeline", "doctor"},
+    {"pipeline", "doctor", "splat_cli"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -14,7 +14,9 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("words", [[], ["run"], ["sample"], ["doctor"], ["params"], ["params", "show"]])
+@pytest.mark.parametrize(
+    "words", [[], ["run"], ["sample"], ["doctor"], ["params"], ["params", "show"], ["splat"]]
+)
 def test_help_is_there(words: list[str]) -> None:
     result = cli(*words, "--help")
     assert result.returncode == 0

@@ -66,7 +66,7 @@ def refuse(path: Path, contents: Contents, message: str) -> None:
 
 
 IMPOSSIBLE = {
-    "version 1": ({"version": ...}, "means version 1"),
+    "version 1": ({"version": ...}, "lacks means.shape"),
     "version 3": ({"version": 3}, "version 3"),
     "version true": ({"version": True}, "version True"),
     "no count": ({"count": ...}, "lacks count"),

@@ -22,7 +22,8 @@ MAX_PALETTE = 1 << 16
 PALETTE_COLUMNS = 64
 """Palette entries in one row of the centroids image."""
 
-_LARGEST_LOG = 88.72283905206836  # log1p of the greatest float32
+LARGEST_LOG = 88.72283905206836
+"""log1p of the greatest float32."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def encode_meta(meta: Meta, generator: str) -> bytes:
         "quats": {"files": [meta.quats]},
         "sh0": {"codebook": _short(meta.sh0_codebook), "files": [meta.sh0]},
     }
-    if meta.antialias:
-        content["antialias"] = True
+    if meta.antialias:  # older readers know the first word, newer ones the second
+        content |= {"antialias": True, "model": "antialiased"}
     if meta.sh is not None:
         content["shN"] = {
             "count": meta.sh.count,
@@ -120,33 +121,41 @@ def _short(codebook: Float[np.ndarray, "M"]) -> list[float]:
     return [s if np.float32(s) == np.float32(e) else e for s, e in zip(short, exact, strict=True)]
 
 
-def decode_meta(content: bytes, where: str) -> Meta:
-    """Read and check meta.json of version 2.
+def open_meta(content: bytes, where: str) -> MetaReader:
+    """A reader of the JSON object `content`, whatever its version.
 
     Args:
         content: the file's bytes.
         where: its name for messages.
 
     Raises:
-        SplatFormatError: it is no JSON, of another version, lacks something, or says something impossible.
+        SplatFormatError: it is no JSON, or no object.
     """
     try:
         data = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise SplatFormatError(f"{where} is no JSON", got=str(error)[:120]) from error
-    reader = _Reader(data, where)
+    return MetaReader(data, where)
+
+
+def decode_meta(reader: MetaReader) -> Meta:
+    """Check meta.json of version 2.
+
+    Raises:
+        SplatFormatError: it is of another version, lacks something, or says something impossible.
+    """
     version = reader.root.get("version")
     if version != 2 or isinstance(version, bool):
         raise SplatFormatError(
-            f"{where} is of a SOG version this program does not read",
+            f"{reader.where} is of a SOG version this program does not read",
             got="no version key, which means version 1" if version is None else f"version {version!r:.40}",
-            expected="version 2",
+            expected="version 2, or none for version 1",
             hint="splat-transform in.sog out.sog writes version 2",
         )
     return Meta(
         count=reader.integer("count", 1, MAX_SIDE**2),
-        mins=reader.numbers("means.mins", 3, limit=_LARGEST_LOG),
-        maxs=reader.numbers("means.maxs", 3, limit=_LARGEST_LOG),
+        mins=reader.numbers("means.mins", 3, limit=LARGEST_LOG),
+        maxs=reader.numbers("means.maxs", 3, limit=LARGEST_LOG),
         means=reader.files("means", 2),
         scales_codebook=reader.numbers("scales.codebook"),
         scales=reader.files("scales", 1)[0],
@@ -154,11 +163,12 @@ def decode_meta(content: bytes, where: str) -> Meta:
         sh0_codebook=reader.numbers("sh0.codebook"),
         sh0=reader.files("sh0", 1)[0],
         sh=_decode_sh(reader) if reader.root.get("shN") is not None else None,
-        antialias=reader.root.get("antialias") is True,
+        # Newer writers say it by `model`, older ones by `antialias`.
+        antialias=reader.root.get("antialias") is True or reader.root.get("model") == "antialiased",
     )
 
 
-def _decode_sh(reader: _Reader) -> ShMeta:
+def _decode_sh(reader: MetaReader) -> ShMeta:
     centroids, labels = reader.files("shN", 2)
     return ShMeta(
         count=reader.integer("shN.count", 1, MAX_PALETTE),
@@ -169,8 +179,13 @@ def _decode_sh(reader: _Reader) -> ShMeta:
     )
 
 
-class _Reader:
-    """Picks checked values out of meta.json by dotted names."""
+class MetaReader:
+    """Picks checked values out of a JSON object by dotted names; what is not as asked is a SplatFormatError.
+
+    Attributes:
+        root: the object.
+        where: its name for messages.
+    """
 
     def __init__(self, data: Any, where: str) -> None:
         self.where = where
@@ -179,9 +194,11 @@ class _Reader:
         self.root = data
 
     def error(self, what: str, got: object, expected: object) -> SplatFormatError:
+        """An error that says what is wrong, not yet raised."""
         return SplatFormatError(f"{self.where} {what}", got=f"{got!r:.80}", expected=expected)
 
     def value(self, name: str) -> Any:
+        """Whatever is there."""
         found: Any = self.root
         for key in name.split("."):
             if not isinstance(found, Mapping) or key not in found:
@@ -190,10 +207,18 @@ class _Reader:
         return found
 
     def integer(self, name: str, least: int, most: int) -> int:
+        """A whole number from `least` to `most`."""
         found = self.value(name)
         if type(found) is not int or not least <= found <= most:
             raise self.error(f"has an impossible {name}", found, f"a whole number from {least} to {most:,}")
         return found
+
+    def number(self, name: str, limit: float) -> Float[np.ndarray, ""]:
+        """One number, not above `limit` either way; float64, without dimensions."""
+        found = self.value(name)
+        if type(found) not in (int, float) or not -limit <= found <= limit:
+            raise self.error(f"has an impossible {name}", found, f"a number within ±{limit:g}")
+        return np.array(found, np.float64)
 
     def numbers(self, name: str, count: int | None = None, limit: float = 3e38) -> Float[np.ndarray, "M"]:
         """`count` numbers, or 1 to 256 of them, not above `limit` either way; float64."""
@@ -207,12 +232,13 @@ class _Reader:
     def files(self, group: str, count: int) -> tuple[str, ...]:
         """Names of files beside meta.json: a path that leads elsewhere is refused."""
         found = self.value(f"{group}.files")
-        if not isinstance(found, list) or len(found) != count or not all(map(_plain_name, found)):
+        if not isinstance(found, list) or len(found) != count or not all(map(plain_name, found)):
             raise self.error(f"has impossible {group}.files", found, f"{count} plain file names")
         return tuple(found)
 
 
-def _plain_name(name: Any) -> bool:
+def plain_name(name: Any) -> bool:
+    """Whether `name` can only mean a file beside the one that names it."""
     return (
         isinstance(name, str)
         and 0 < len(name) <= 128
