@@ -17,11 +17,12 @@ from splats import random_splat, scene_splat
 
 from spaceport_lab import compress, evaluation
 from spaceport_lab.cameras import read_scene
+from spaceport_lab.compress.views import seen
 from spaceport_lab.errors import SplatFormatError, WorkspaceError
-from spaceport_lab.gaussians import Gaussians, write_ply
+from spaceport_lab.gaussians import SH_C0, Gaussians, write_ply
 from spaceport_lab.params import CompressParams
 from spaceport_lab.plots import compress as plots
-from spaceport_lab.sog import read_sog
+from spaceport_lab.sog import SETTINGS, SogOptions, read_sog
 from spaceport_lab.workspace import Progress, StageRun
 
 
@@ -218,6 +219,92 @@ def test_dropping_bands_shrinks_the_file_and_shows_in_the_error(tmp_path: Path, 
     assert errors[0]["shN"]["rms"] < 0.01
 
 
+def test_a_setting_is_a_starting_point_that_other_params_override() -> None:
+    assert compress.options(CompressParams(), "balanced") == SogOptions()
+    assert compress.options(CompressParams(), "no-sh").sh_degree == 0
+    small = compress.options(CompressParams(sh_palette=77, sh_degree=2, far_splats="keep"), "small", "cuda")
+    assert (small.sh_palette, small.sh_degree, small.pull_far, small.device) == (77, 2, False, "cuda")
+    assert small.per_entry == SETTINGS["small"].per_entry
+
+
+def test_auto_takes_the_smallest_that_loses_little_enough(finished, tmp_path: Path) -> None:
+    """The fixture's photographs are renders of the splat, so any loss can be asked for."""
+    losses = {}
+    for setting in ("quality", "balanced", "small", "no-sh"):
+        run, _, _ = work(finished[0], setting=setting, min_ratio=0)
+        losses[setting] = json.loads((run.dir / "compression_report.json").read_text())["heldout"]["loss"]
+    assert losses["no-sh"] > losses["small"] >= losses["balanced"]
+    limit = (losses["no-sh"] + losses["small"]) / 2
+    run, p, states = work(finished[0], setting="auto", auto_max_loss=limit, min_ratio=0, max_psnr_loss=99)
+    report = json.loads((run.dir / "compression_report.json").read_text())
+    assert report["setting"]["name"] == "small"
+    assert list(report["setting"]["tried"]) == ["no-sh", "small"]
+    assert report["setting"]["tried"]["no-sh"]["loss"] == pytest.approx(losses["no-sh"])
+    assert report["heldout"]["loss"] == pytest.approx(losses["small"])
+    assert losses["small"] <= limit
+    assert run.metrics["bytes"] == (run.dir / "splat.sog").stat().st_size
+    text = (run.dir / "compression_report.txt").read_text()
+    assert "setting: small" in text
+    assert "tried no-sh" in text
+    assert not run.warnings
+    assert compress.results(run, p).errors["shN"].mean == pytest.approx(report["errors"]["shN"]["mean"])
+    assert [s.step for s in states] == sorted(s.step for s in states)
+
+
+def test_auto_that_finds_nothing_takes_the_best_and_says_so(finished) -> None:
+    run, _, _ = work(finished[0], setting="auto", auto_max_loss=0, min_ratio=0)
+    report = json.loads((run.dir / "compression_report.json").read_text())
+    assert report["setting"]["name"] == "quality"
+    assert "no setting stays under a loss of 0 dB (compress.auto_max_loss)" in run.warnings[0]
+
+
+def test_auto_without_cameras_is_balanced_and_says_so(tmp_path: Path) -> None:
+    write_ply(tmp_path / "theirs.ply", random_splat(50))
+    run, _, _ = work(tmp_path / "job", ply=str(tmp_path / "theirs.ply"), setting="auto")
+    report = json.loads((run.dir / "compression_report.json").read_text())
+    assert report["setting"] == {"name": "balanced", "tried": {}}
+    assert "balanced is used (no cameras" in run.warnings[0]
+
+
+def test_far_splats_are_pulled_in_counted_and_kept_out_of_the_errors(tmp_path: Path) -> None:
+    splat = scene_splat(800, 1)
+    splat.means[7] = 1e6
+    write_ply(tmp_path / "theirs.ply", splat)
+    run, p, _ = work(tmp_path / "job", ply=str(tmp_path / "theirs.ply"))
+    report = json.loads((run.dir / "compression_report.json").read_text())
+    assert report["far"] == 1
+    assert "1 of 800 splats lie far outside the scene: pulled in" in run.warnings[0]
+    assert "pulled in: 1 splats" in (run.dir / "compression_report.txt").read_text()
+    assert report["errors"]["position"]["max"] < 0.1
+    assert compress.results(run, p).errors["position"].max < 0.1
+    kept, p, _ = work(tmp_path / "kept", ply=str(tmp_path / "theirs.ply"), far_splats="keep")
+    assert not kept.warnings
+    assert read_sog(kept.dir / "splat.sog").means.max() > 9e5
+    assert compress.results(kept, p).original.means.max() == 1e6
+
+
+def test_what_is_seen_is_the_sum_of_blending_weights(finished) -> None:
+    root, splat = finished
+    cameras = read_scene(root / "02_sfm").cameras.subset([2, 5])
+    weights = seen(splat, cameras)
+    assert weights.shape == (900,)
+    assert (weights >= 0).all()
+    covered = 0.0
+    for index in range(2):
+        renders = [
+            evaluation.render_view(
+                replace(splat, sh0=np.full_like(splat.sh0, value), shN=0 * splat.shN), cameras, index
+            )
+            for value in (0.5, 0.0)
+        ]
+        covered += float((renders[0] - renders[1])[..., 0].sum()) / (0.5 * SH_C0)
+    assert weights.sum() == pytest.approx(covered, rel=1e-3)
+    hidden = replace(splat, means=splat.means.copy())
+    hidden.means[3] = (0, 0, 500)
+    hidden.opacities[3] = -30
+    assert seen(hidden, cameras)[3] == 0
+
+
 def test_leftovers_of_an_interrupted_attempt_do_no_harm(tmp_path: Path) -> None:
     write_ply(tmp_path / "theirs.ply", random_splat(300, 0))
     run = open_stage(tmp_path / "job")
@@ -247,3 +334,23 @@ def test_what_cannot_be_compressed_is_refused_before_any_work(tmp_path: Path) ->
     with pytest.raises(SplatFormatError, match="a mesh with 9 faces"):
         work(tmp_path / "job", ply=str(tmp_path / "mesh.ply"))
     assert not list((tmp_path / "job" / "04_compress").iterdir())
+
+
+def test_progress_shows_the_last_palette_only() -> None:
+    def state(message: str, **values: float) -> Progress:
+        return Progress(0, None, message, values)
+
+    states = [state("SH palette: coarse cells"), state("SH palette: k-means", sh_rmse=9.0)] * 2
+    states += [state("SH palette: coarse cells"), *(state("k", sh_rmse=e) for e in (3.0, 2.0, 1.5))]
+    figure = plots.palette_progress(states)
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [3.0, 2.0, 1.5]
+
+
+def test_figure_of_the_settings_tried(finished) -> None:
+    run, p, _ = work(finished[0], setting="auto", auto_max_loss=0.5, min_ratio=0)
+    report = compress.results(run, p).report
+    figure = plots.psnr_per_view(report)
+    texts = [text.get_text() for text in figure.findobj(Text)]
+    assert set(report["setting"]["tried"]) <= set(texts)
+    assert f"Settings tried: {report['setting']['name']} chosen" in texts
+    assert drawn(figure).min() < 200

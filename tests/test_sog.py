@@ -14,7 +14,7 @@ from splats import random_splat, scene_splat
 
 from spaceport_lab.errors import SplatFormatError
 from spaceport_lab.gaussians import SH_C0, Gaussians, write_ply
-from spaceport_lab.sog import SogOptions, field_errors, read_sog, sog_order, write_sog
+from spaceport_lab.sog import SETTINGS, Encoded, SogOptions, field_errors, read_sog, sog_order, write_sog
 from spaceport_lab.sog.read import read_antialias
 
 
@@ -87,8 +87,67 @@ def test_wild_values_survive(tmp_path: Path) -> None:
     splat.shN[6] = -1e6
     write_sog(tmp_path / "splat.sog", splat)
     back = assert_peer_reads_the_same(tmp_path / "splat.sog", tmp_path, 300)
-    near = sog_order(splat) > 6
-    np.testing.assert_allclose(back.scales[near], splat.scales[sog_order(splat)][near], atol=0.6)
+    order, far = sog_order(splat)
+    assert far.tolist() == [0]
+    near = order > 6
+    errors = field_errors(splat.subset(order), back)
+    assert errors["log_scale"].values[near].max() < 0.6
+    assert errors["rotation"].values[near].max() < 1
+
+
+def test_one_far_splat_costs_the_others_no_precision(tmp_path: Path) -> None:
+    splat = scene_splat(3000)
+    plain = _position_errors(tmp_path, splat)[0]
+    splat.means[17] = 1e6
+    with_far, encoded, back = _position_errors(tmp_path, splat)
+    assert encoded.far.tolist() == [17]
+    others = encoded.order != 17
+    assert with_far[others].mean() < 1.8 * plain.mean()
+    kept, _, _ = _position_errors(tmp_path, splat, SogOptions(pull_far=False))
+    assert kept[others].mean() > 1.8 * with_far[others].mean()
+    assert 200 < back.means[~others].max() < 1000
+    assert_peer_reads_the_same(tmp_path / "splat.sog", tmp_path, 3000)
+
+
+def _position_errors(
+    folder: Path, splat: Gaussians, options: SogOptions = SETTINGS["balanced"]
+) -> tuple[np.ndarray, Encoded, Gaussians]:
+    encoded = write_sog(folder / "splat.sog", splat, options)
+    back = read_sog(folder / "splat.sog")
+    return field_errors(splat.subset(encoded.order), back)["position"].values, encoded, back
+
+
+@pytest.mark.parametrize("setting", list(SETTINGS))
+def test_settings_make_ever_smaller_files(tmp_path: Path, setting: str) -> None:
+    splat = scene_splat(4000)
+    names = list(SETTINGS)
+    sizes = {}
+    for name in (setting, names[max(0, names.index(setting) - 1)]):
+        encoded = write_sog(tmp_path / f"{name}.sog", splat, SETTINGS[name])
+        sizes[name] = (tmp_path / f"{name}.sog").stat().st_size
+        errors = field_errors(splat.subset(encoded.order), read_sog(tmp_path / f"{name}.sog"))
+        assert errors["log_scale"].max < 0.2
+        assert errors["position_of_extent"].mean < 25
+        assert errors["rotation"].mean < 0.7
+    assert len(sizes) == 1 or sizes[setting] < 0.97 * max(sizes.values())
+
+
+def test_gaussians_keep_their_order_on_request(tmp_path: Path) -> None:
+    splat = scene_splat(900)
+    encoded = write_sog(tmp_path / "splat.sog", splat, SogOptions(sort=False))
+    np.testing.assert_array_equal(encoded.order, np.arange(900))
+    assert field_errors(splat, read_sog(tmp_path / "splat.sog"))["position"].max < 0.02
+
+
+def test_given_weights_decide_whose_colours_are_kept(tmp_path: Path) -> None:
+    splat = scene_splat(9000)
+    seen = np.where(np.arange(9000) % 10 == 0, 50.0, 0.0)
+    errors = {}
+    for name, weights in (("plain", None), ("seen", seen)):
+        encoded = write_sog(tmp_path / "splat.sog", splat, weights=weights)
+        values = field_errors(splat.subset(encoded.order), read_sog(tmp_path / "splat.sog"))["shN"].values
+        errors[name] = float((values[encoded.order % 10 == 0] ** 2).mean())
+    assert errors["seen"] < 0.8 * errors["plain"]
 
 
 def test_we_read_what_the_peer_writes(tmp_path: Path) -> None:

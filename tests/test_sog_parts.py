@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splats import random_splat, scene_splat
 
-from spaceport_lab.sog import pack
+from spaceport_lab.kernels import threads
+from spaceport_lab.sog import kmeans, pack, palette_cuda
+from spaceport_lab.sog.axes import ROTATIONS, SWAPS, least_turn, turned_towards
 from spaceport_lab.sog.codebook import companded_codebook, nearest, uniform_codebook
 from spaceport_lab.sog.compare import rotation_degrees
-from spaceport_lab.sog.order import morton_codes, morton_order
+from spaceport_lab.sog.far import far_splats, pull_in
+from spaceport_lab.sog.order import BITS, grid_codes, hilbert_order, morton_codes, morton_order
 from spaceport_lab.sog.palette import Palette, build_palette, default_size, sort_entries
 from spaceport_lab.sog.write import visibility
 
@@ -65,6 +67,25 @@ def test_opacities_land_on_the_nearest_step() -> None:
     assert np.isfinite(back).all()
 
 
+@pytest.mark.parametrize("every", [1, 2, 4])
+def test_coarser_steps_are_multiples_and_still_the_nearest(every: int) -> None:
+    splat = random_splat(400)
+    steps, *_ = pack.pack_means(splat.means, every)
+    fine, *_ = pack.pack_means(splat.means)
+    assert (steps % every == 0).all()
+    assert (
+        np.abs(steps.astype(int) - fine) <= (every if fine.max() > 65535 - every else every // 2 + 1)
+    ).all()
+    assert rotation_degrees(splat.quats, pack.unpack_quats(pack.pack_quats(splat.quats, every))).max() < every
+    assert (pack.pack_quats(splat.quats, every)[:, :3] % every == 0).all()
+    alphas = pack.pack_opacities(splat.opacities, every)
+    assert (alphas % every == 0).all()
+    assert np.abs(alphas - 255 * splat.alphas).max() <= max(every / 2 + 0.01, every - 0.5)
+    codebook = companded_codebook(splat.scales, 256 // every)
+    assert codebook.shape == (256,)
+    assert len(np.unique(codebook)) <= 256 // every
+
+
 # --- order -------------------------------------------------------------------------------------------------
 
 
@@ -87,6 +108,110 @@ def test_order_is_stable_and_brings_neighbours_together() -> None:
     step = np.linalg.norm(np.diff(points[order], axis=0), axis=1).mean()
     assert step < 0.2 * np.linalg.norm(np.diff(points, axis=0), axis=1).mean()
     np.testing.assert_array_equal(morton_order(np.zeros((9, 3))), np.arange(9))
+
+
+def test_hilbert_walks_every_cell_of_a_grid_in_single_steps() -> None:
+    corner = np.stack(np.meshgrid(*[np.arange(8)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
+    codes = grid_codes(corner.astype(np.uint32))
+    assert sorted(codes.tolist()) == list(range(512))
+    steps = np.abs(np.diff(corner[np.argsort(codes)], axis=0)).sum(axis=1)
+    assert (steps == 1).all()
+    far = np.random.default_rng(0).integers(0, 2**BITS, (50, 3)).astype(np.uint32)
+    coarse = grid_codes(far // 4 * 4) // 64
+    np.testing.assert_array_equal(grid_codes(far) // 64, coarse)
+
+
+def test_hilbert_keeps_neighbours_closer_than_the_z_order() -> None:
+    points = np.random.default_rng(0).normal(size=(5000, 3))
+    order = hilbert_order(points)
+    assert sorted(order.tolist()) == list(range(5000))
+    steps = [np.linalg.norm(np.diff(points[o], axis=0), axis=1).mean() for o in (order, morton_order(points))]
+    assert steps[0] < 0.9 * steps[1]
+    np.testing.assert_array_equal(hilbert_order(np.zeros((9, 3))), np.arange(9))
+
+
+# --- axes --------------------------------------------------------------------------------------------------
+
+
+def covariances(quats: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    w, x, y, z = (quats / np.linalg.norm(quats, axis=1, keepdims=True)).astype(np.float64).T
+    R = np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]).transpose(2, 0, 1)  # fmt: skip
+    return np.einsum("nij,nj,nkj->nik", R, np.exp(2 * scales.astype(np.float64)), R)
+
+
+def test_there_are_24_rotations_of_the_cube() -> None:
+    assert len(ROTATIONS) == len(SWAPS) == 24
+    np.testing.assert_array_equal(ROTATIONS[0], [1, 0, 0, 0])
+    np.testing.assert_allclose(np.linalg.norm(ROTATIONS, axis=1), 1)
+    likeness = np.abs(ROTATIONS @ ROTATIONS.T)
+    assert (likeness[~np.eye(24, dtype=bool)] < 0.8).all()
+
+
+def test_naming_axes_anew_changes_no_gaussian() -> None:
+    splat = random_splat(500)
+    quats, scales = least_turn(splat.quats, splat.scales)
+    np.testing.assert_allclose(
+        covariances(quats, scales), covariances(splat.quats, splat.scales), rtol=1e-4, atol=1e-7
+    )
+    np.testing.assert_array_equal(np.sort(scales), np.sort(splat.scales))
+    assert (quats[:, 0] >= np.abs(quats).max(axis=1)).all()
+    assert (
+        2 * np.degrees(np.arccos(np.minimum(quats[:, 0], 1)))
+    ).max() < 62.81  # as far as a cube can be off
+    again, same = least_turn(quats, scales)
+    np.testing.assert_allclose(again, quats, atol=1e-6)
+    np.testing.assert_array_equal(same, scales)
+
+
+def test_axes_can_be_named_as_another_names_them() -> None:
+    splat = random_splat(300)
+    quats, scales = turned_towards(*least_turn(splat.quats, splat.scales), splat.quats)
+    np.testing.assert_array_equal(scales, splat.scales)
+    assert rotation_degrees(quats, splat.quats).max() < 0.01
+    nothing = np.zeros((2, 4), np.float32)
+    np.testing.assert_array_equal(least_turn(nothing, scales[:2])[0], [[1, 0, 0, 0]] * 2)
+
+
+# --- far splats --------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_far_in_a_scene_nor_among_a_few() -> None:
+    assert len(far_splats(scene_splat(3000).means)) == 0
+    assert len(far_splats(random_splat(2000).means)) == 0
+    few = random_splat(50).means
+    few[3] = 1e6
+    assert len(far_splats(few)) == 0
+    flat = random_splat(1000).means
+    flat[:, 2] = 0
+    assert len(far_splats(flat)) == 0
+    point = np.zeros((300, 3), np.float32)
+    assert len(far_splats(point)) == 0
+    point[4] = 1
+    assert len(far_splats(point)) == 0
+    many = random_splat(2000).means
+    many[::100] *= 1000  # one in a hundred is no exception but part of the scene
+    assert len(far_splats(many)) == 0
+
+
+def test_far_splats_come_nearer_and_look_the_same_from_the_middle() -> None:
+    splat = scene_splat(3000)
+    splat.means[[5, 9]] = [[1e6, 0, 2e5], [-3e4, -8e7, 10]]
+    assert far_splats(splat.means).tolist() == [5, 9]
+    near = pull_in(splat, far_splats(splat.means))
+    others = np.delete(np.arange(3000), [5, 9])
+    np.testing.assert_array_equal(near.means[others], splat.means[others])
+    np.testing.assert_array_equal(near.scales[others], splat.scales[others])
+    middle = np.median(splat.means, axis=0)
+    for i in (5, 9):
+        before, after = splat.means[i] - middle, near.means[i] - middle
+        assert 400 < np.linalg.norm(after) < 1000
+        np.testing.assert_allclose(after / np.linalg.norm(after), before / np.linalg.norm(before), atol=1e-4)
+        sizes = np.exp(near.scales[i]) / np.linalg.norm(after)
+        np.testing.assert_allclose(sizes, np.exp(splat.scales[i]) / np.linalg.norm(before), rtol=1e-3)
 
 
 # --- codebooks ---------------------------------------------------------------------------------------------
@@ -197,6 +322,25 @@ def test_weights_draw_entries_to_what_counts() -> None:
     assert error(weighted).mean() > error(plain).mean()
 
 
+@pytest.mark.parametrize(("n", "k", "depth"), [(1, 1, 3), (7, 3, 9), (300, 33, 24), (5000, 200, 45)])
+def test_kernels_find_what_comparing_with_all_finds(n: int, k: int, depth: int) -> None:
+    rng = np.random.default_rng(n)
+    X, entries = (rng.normal(size=(rows, depth)).astype(np.float32) for rows in (n, k))
+    distance = ((X[:, None].astype(np.float64) - entries[None]) ** 2).sum(axis=2)
+    near, errors = np.empty((n, min(k, 8)), np.uint16), np.empty(n, np.float32)
+    kmeans.near_cells(X, 0, n, entries, near, errors)
+    np.testing.assert_array_equal(near, np.argsort(distance, axis=1)[:, : near.shape[1]])
+    np.testing.assert_allclose(errors, distance.min(axis=1), rtol=1e-4)
+    one_cell, offsets = np.array([0, k]), np.array([0, -(-k // 32) * 32])
+    flat, norms = np.empty(offsets[1] * depth, np.float32), np.empty(offsets[1], np.float32)
+    kmeans.panels(entries, one_cell, offsets, flat, norms)
+    labels = np.empty(n, np.int32)
+    zeros = np.zeros((n, 1), np.uint16)
+    kmeans.assign(X, 0, n, zeros, 1, one_cell, offsets, flat, norms, labels, errors)
+    np.testing.assert_array_equal(labels, distance.argmin(axis=1))
+    np.testing.assert_allclose(errors, distance.min(axis=1), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(("n", "distinct", "size"), [(1, 1, 1), (5, 5, 9), (3000, 7, 20), (3000, 40, 40)])
 def test_few_distinct_vectors_are_kept_exactly(n: int, distinct: int, size: int) -> None:
     rng = np.random.default_rng(0)
@@ -216,13 +360,20 @@ def test_duplicates_and_zeros_leave_no_entry_without_a_value() -> None:
     np.testing.assert_allclose(palette.entries[palette.labels][X.any(axis=1) == 0], 0, atol=0.2)
 
 
-def test_same_seed_same_palette_whatever_torch_did_before() -> None:
-    X = scene_splat(3000).shN.reshape(3000, -1)
-    first = finish(build_palette(X, np.ones(3000), 200, 3, seed=5))
-    torch.manual_seed(99)
-    second = finish(build_palette(X, np.ones(3000), 200, 3, seed=5))
-    np.testing.assert_array_equal(first.labels, second.labels)
-    np.testing.assert_array_equal(first.entries, second.entries)
+def test_same_seed_same_palette_for_any_number_of_threads() -> None:
+    X = scene_splat(70_000).shN.reshape(70_000, -1)
+    found = []
+    try:
+        for count in (1, 4, 3):
+            threads.set_thread_count(count)
+            found.append(finish(build_palette(X, np.ones(len(X)), 700, 3, seed=5)))
+    finally:
+        threads.set_thread_count(None)
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0].labels, other.labels)
+        np.testing.assert_array_equal(found[0].entries, other.entries)
+    other = finish(build_palette(X, np.ones(len(X)), 700, 3, seed=6))
+    assert not np.array_equal(found[0].labels, other.labels)
 
 
 def test_sorting_keeps_every_vectors_entry_and_drops_unused_ones() -> None:
@@ -247,3 +398,46 @@ def test_visibility_is_about_one_and_bounded() -> None:
     assert 0.5 < np.median(weights) < 2
     assert weights.max() == pytest.approx(50)
     assert weights.min() >= np.sqrt(1e-3)
+
+
+def test_palette_through_torch_is_as_good_and_repeatable() -> None:
+    """On whatever device: here the processor stands in for a GPU."""
+    X = scene_splat(4000).shN.reshape(4000, -1)
+    w = np.ones(4000, np.float32)
+    ours = finish(build_palette(X, w, 400, 6, seed=0))
+    theirs = [finish(palette_cuda.build(X, w, 400, 6, 0, "cpu")) for _ in range(2)]
+    assert theirs[0].mean_square < 1.02 * ours.mean_square
+    assert ((X - theirs[0].entries[theirs[0].labels]) ** 2).mean() == pytest.approx(
+        theirs[0].mean_square, rel=1e-4
+    )
+    np.testing.assert_array_equal(theirs[0].entries, theirs[1].entries)
+    np.testing.assert_array_equal(theirs[0].labels, theirs[1].labels)
+
+
+@pytest.mark.gpu
+def test_palette_on_the_gpu_is_that_of_the_processor() -> None:
+    X = scene_splat(20_000).shN.reshape(20_000, -1)
+    ours = finish(build_palette(X, np.ones(20_000), 2000, 6, seed=0))
+    gpu = [finish(build_palette(X, np.ones(20_000), 2000, 6, seed=0, device="cuda")) for _ in range(2)]
+    assert gpu[0].mean_square < 1.02 * ours.mean_square
+    np.testing.assert_array_equal(gpu[0].entries, gpu[1].entries)
+    np.testing.assert_array_equal(gpu[0].labels, gpu[1].labels)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 9, 63])
+def test_a_palette_never_has_more_entries_than_asked_for(size: int) -> None:
+    X = np.random.default_rng(0).normal(size=(64, 9)).astype(np.float32)
+    palette = finish(build_palette(X, np.ones(64), size, 3, seed=0))
+    assert len(palette.entries) == size
+    assert palette.labels.max() < size
+    best = ((X[:, None] - palette.entries[None]) ** 2).sum(axis=2).min(axis=1).sum()
+    assert ((X - palette.entries[palette.labels]) ** 2).sum() < 1.1 * best + 1e-3
+
+
+def test_thousands_of_equal_vectors_take_no_longer_than_others() -> None:
+    """Nearly every entry of their cell is empty: looking for a new place must not cost a pass each."""
+    X = np.full((60_000, 9), 0.3, np.float32)
+    X[::50] = np.random.default_rng(0).normal(size=X[::50].shape)
+    palette = finish(build_palette(X, np.ones(len(X)), 1100, 4, seed=0))
+    assert np.abs(palette.entries[palette.labels] - X)[1:50].max() < 1e-3
+    assert ((X - palette.entries[palette.labels])[::50] ** 2).mean() < 0.2

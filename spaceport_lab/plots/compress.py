@@ -39,7 +39,9 @@ UNITS = {"natural logarithm": "ln", "coefficient": "SH coefficient"}
 
 
 def palette_progress(states: Sequence[Progress]) -> Figure:
-    """The SH palette's error falling, while k-means runs."""
+    """The SH palette's error falling, while k-means runs; of the last palette where several are tried."""
+    starts = [i for i, state in enumerate(states) if state.message == "SH palette: coarse cells"]
+    states = states[starts[-1] :] if starts else states
     errors = [state.values["sh_rmse"] for state in states if "sh_rmse" in state.values]
     if not errors:
         return empty_figure(states[-1].message if states else "starting")
@@ -213,9 +215,14 @@ def psnr_per_view(report: Mapping[str, Any]) -> Figure:
     views = sorted(heldout["views"], key=lambda view: view["psnr_after"] - view["psnr_before"])[:30]
     rows = np.arange(len(views))
     lost = np.array([view["psnr_before"] - view["psnr_after"] for view in views])
+    tried = report.get("setting", {}).get("tried")  # reports of earlier versions have none
     with style():
-        fig, axes = figure(8, 1.1 + 0.24 * len(views))
+        fig, axes = figure(
+            12 if tried else 8, max(1.1 + 0.24 * len(views), 2.6 if tried else 0), columns=1 + bool(tried)
+        )
         ax = axes[0, 0]
+        if tried:
+            _tried(axes[0, 1], report["setting"])
         ax.barh(rows, lost, 0.62, color=BLUE)
         for row, view in enumerate(views):
             _beside(ax, max(lost[row], 0), row, f"{view['psnr_before']:.2f} → {view['psnr_after']:.2f} dB")
@@ -227,6 +234,18 @@ def psnr_per_view(report: Mapping[str, Any]) -> Figure:
         mean = f"{heldout['psnr_before']:.2f} → {heldout['psnr_after']:.2f} dB in the mean"
         labelled(ax, f"Held-out views: {mean}", "PSNR lost, dB")
     return fig
+
+
+def _tried(ax, setting: Mapping[str, Any]) -> None:
+    """What every setting that was tried weighs and loses; the one chosen stands out."""
+    for name, one in setting["tried"].items():
+        chosen = name == setting["name"]
+        ax.plot(one["bytes"], one["loss"], "o", color=BLUE if chosen else FAINT, markersize=9)
+        ax.annotate(name, (one["bytes"], one["loss"]), (7, 5), textcoords="offset points", fontsize=9)
+    ax.margins(0.25)
+    ax.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    ax.xaxis.set_major_locator(MaxNLocator(4))
+    labelled(ax, f"Settings tried: {setting['name']} chosen", "size of the .sog", "PSNR lost, dB")
 
 
 def _bytes(size: float) -> str:

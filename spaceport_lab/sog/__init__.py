@@ -3,9 +3,10 @@
 from spaceport_lab.sog.compare import FieldError, field_errors
 from spaceport_lab.sog.container import write_bundle, write_folder
 from spaceport_lab.sog.read import read_sog
-from spaceport_lab.sog.write import Encoded, SogOptions, encode, sog_order, write_sog
+from spaceport_lab.sog.write import SETTINGS, Encoded, SogOptions, encode, sog_order, write_sog
 
 __all__ = [
+    "SETTINGS",
     "Encoded",
     "FieldError",
     "SogOptions",

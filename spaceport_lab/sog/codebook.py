@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from spaceport_lab.kernels.compiling import kernel
+
 SIZE = 256
 _BINS = 1 << 16
 _SMOOTH = 129  # bins; a histogram this fine is noise without it
@@ -12,8 +14,8 @@ _REACH = 1025  # bins around a value that share in the floor
 _FLOOR = 0.2  # share of the codewords spent evenly on whatever range holds any value at all
 
 
-def companded_codebook(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "256"]:
-    """256 ascending values with small mean and bounded largest error.
+def companded_codebook(values: Float[np.ndarray, "*shape"], size: int = SIZE) -> Float[np.ndarray, "256"]:
+    """256 ascending values with small mean and bounded largest error; only the first `size` differ.
 
     Codewords are first spread by the cube root of the density (Panter and Dite 1951), then improved by
     Lloyd's iteration on a fine histogram. That alone starves the tails, where a single step would span
@@ -22,9 +24,9 @@ def companded_codebook(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray,
     """
     flat = values.ravel()
     distinct = np.unique(flat if flat.size <= _BINS else flat[:: flat.size // _BINS + 1])
-    if distinct.size <= SIZE:
+    if distinct.size <= size:
         distinct = np.unique(flat)
-        if distinct.size <= SIZE:
+        if distinct.size <= size:
             return np.pad(distinct, (0, SIZE - distinct.size), mode="edge").astype(np.float32)
     low, high = float(flat.min()), float(flat.max())
     counts, edges = np.histogram(flat, bins=_BINS, range=(low, high))
@@ -32,8 +34,8 @@ def companded_codebook(values: Float[np.ndarray, "*shape"]) -> Float[np.ndarray,
     density = _floored(smooth, np.convolve(counts > 0, np.ones(_REACH), "same") > 0.5)
     centers = (edges[1:] + edges[:-1]) / 2
     spread = np.cumsum(np.cbrt(density))
-    codebook = np.interp((np.arange(SIZE) + 0.5) / SIZE, spread / spread[-1], centers)
-    return _lloyd(codebook, centers, density)
+    codebook = np.interp((np.arange(size) + 0.5) / size, spread / spread[-1], centers)
+    return np.pad(_lloyd(codebook, centers, density), (0, SIZE - size), mode="edge")
 
 
 def _floored(density: Float[np.ndarray, "B"], near: Bool[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:
@@ -46,11 +48,11 @@ def _floored(density: Float[np.ndarray, "B"], near: Bool[np.ndarray, "B"]) -> Fl
 
 
 def _lloyd(
-    codebook: Float[np.ndarray, "256"],
+    codebook: Float[np.ndarray, "K"],
     centers: Float[np.ndarray, "B"],
     density: Float[np.ndarray, "B"],
     iterations: int = 30,
-) -> Float[np.ndarray, "256"]:
+) -> Float[np.ndarray, "K"]:
     """Lloyd's iteration in one dimension, by running sums over the histogram."""
     mass = np.concatenate([[0], np.cumsum(density)])
     moment = np.concatenate([[0], np.cumsum(density * centers)])
@@ -82,7 +84,8 @@ def uniform_codebook(
     step = float(np.sqrt(12 * share * mean_square))
     tail = max(1, flat.size // 10_000)
     reach = max(abs(float(flat[tail - 1])), abs(float(flat[-tail])))
-    if step * (SIZE // 2 - 16) < reach or high == low:
+    few = np.count_nonzero(np.diff(flat)) < SIZE
+    if step * (SIZE // 2 - 16) < reach or few:
         return companded_codebook(values)  # steps this small would not span the values
     half = int(np.ceil(reach / step))
     core = np.arange(-half, half + 1) * step
@@ -102,8 +105,17 @@ def nearest(
     """Index of the nearest codeword for every value."""
     middles = (codebook[1:].astype(np.float64) + codebook[:-1]) / 2
     indices = np.empty(values.shape, np.uint8)
-    flat, out = values.reshape(-1), indices.reshape(-1)
-    for start in range(0, flat.size, 1 << 18):  # in pieces, because searchsorted answers in 64 bits
-        part = slice(start, start + (1 << 18))
-        out[part] = np.searchsorted(middles, flat[part], side="left")
+    _search(np.ascontiguousarray(values).reshape(-1), middles, indices.reshape(-1))
     return indices
+
+
+@kernel()
+def _search(values, middles, indices):
+    """How many middles lie below each value, by halving: 255 of them in eight steps."""
+    for i in range(len(values)):
+        value, place = np.float64(values[i]), 0
+        for bit in range(7, -1, -1):
+            further = place + (1 << bit)
+            if middles[further - 1] < value:
+                place = further
+        indices[i] = place

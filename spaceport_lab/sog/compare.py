@@ -9,6 +9,9 @@ from jaxtyping import Float
 
 from spaceport_lab.errors import SplatFormatError
 from spaceport_lab.gaussians import SH_C0, Gaussians, normalize_quats
+from spaceport_lab.sog.axes import turned_towards
+
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class FieldError:
 def field_errors(reference: Gaussians, decoded: Gaussians) -> dict[str, FieldError]:
     """Errors of `decoded` against `reference`, both in the same order.
 
-    SH bands that `decoded` lacks count as zeros.
+    SH bands that `decoded` lacks count as zeros. A Gaussian whose axes come in another order is the same
+    Gaussian: rotations and scales are compared with axes named alike.
 
     Raises:
         SplatFormatError: not the same number of Gaussians.
@@ -43,20 +47,21 @@ def field_errors(reference: Gaussians, decoded: Gaussians) -> dict[str, FieldErr
     low, high = np.percentile(reference.means.astype(np.float64), (0.5, 99.5), axis=0)
     extent = max(float((high - low).max()), 1e-12)
     distance = np.linalg.norm(reference.means.astype(np.float64) - decoded.means, axis=1)
-    colors = reference.sh0[:, 0].astype(np.float64) - decoded.sh0[:, 0]
+    colors = reference.sh0[:, 0] - decoded.sh0[:, 0]
+    quats, scales = turned_towards(reference.quats, reference.scales, decoded.quats)
     errors = {
         "position": ("world units", distance),
         "position_of_extent": ("millionths of the scene's extent", distance / extent * 1e6),
-        "rotation": ("degrees", rotation_degrees(reference.quats, decoded.quats)),
-        "log_scale": ("natural logarithm", np.abs(reference.scales.astype(np.float64) - decoded.scales)),
+        "rotation": ("degrees", rotation_degrees(quats, decoded.quats)),
+        "log_scale": ("natural logarithm", np.abs(scales - decoded.scales)),
         "opacity": ("1/255", 255 * np.abs(reference.alphas.astype(np.float64) - decoded.alphas)),
         "color": ("1/255", 255 * SH_C0 * np.abs(colors)),
     }
     if reference.sh_degree > 0:
         kept = decoded.shN.shape[1]
-        rest = reference.shN.astype(np.float32).copy()
+        rest = reference.shN.copy()
         rest[:, :kept] -= decoded.shN[:, : rest.shape[1]]
-        errors["shN"] = ("coefficient", np.abs(rest))
+        errors["shN"] = ("coefficient", np.abs(rest, out=rest))
     return {name: _summary(unit, values) for name, (unit, values) in errors.items()}
 
 
@@ -68,5 +73,8 @@ def rotation_degrees(a: Float[np.ndarray, "N 4"], b: Float[np.ndarray, "N 4"]) -
 
 
 def _summary(unit: str, values: Float[np.ndarray, "N *rest"]) -> FieldError:
-    rms = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+    flat, squares = values.reshape(-1), 0.0
+    for start in range(0, flat.size, _BLOCK):  # in double precision, yet without a second array of that size
+        squares += float(np.square(flat[start : start + _BLOCK], dtype=np.float64).sum())
+    rms = float(np.sqrt(squares / flat.size))
     return FieldError(unit, float(values.mean(dtype=np.float64)), rms, float(values.max()), values)

@@ -24,9 +24,13 @@ def log_coordinates(means: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]
 
 
 def pack_means(
-    means: Float[np.ndarray, "N 3"],
+    means: Float[np.ndarray, "N 3"], every: int = 1
 ) -> tuple[Int[np.ndarray, "N 3"], Float[np.ndarray, "3"], Float[np.ndarray, "3"]]:
     """16-bit steps between the least and the greatest log coordinate of each axis.
+
+    Args:
+        means: world coordinates.
+        every: use only every second step, or fourth, …: fewer bytes, larger errors.
 
     Returns:
         steps [N, 3] uint16, mins [3] and maxs [3] in log coordinates.
@@ -34,7 +38,14 @@ def pack_means(
     t = log_coordinates(means)
     mins, maxs = t.min(axis=0), t.max(axis=0)
     span = np.where(maxs > mins, maxs - mins, 1)
-    return np.rint((t - mins) / span * 65535).astype(np.uint16), mins, maxs
+    return _rounded((t - mins) / span * 65535, every, 65535).astype(np.uint16), mins, maxs
+
+
+def _rounded(values: Float[np.ndarray, "*shape"], every: int, last: int) -> Float[np.ndarray, "*shape"]:
+    """The nearest multiples of `every` from 0 to `last`."""
+    if every == 1:
+        return np.rint(values).clip(0, last)
+    return (np.rint(values / every) * every).clip(0, last // every * every)
 
 
 def unpack_means(
@@ -48,14 +59,14 @@ def unpack_means(
     return np.where(t < 0, -magnitude, magnitude).astype(np.float32)
 
 
-def pack_quats(quats: Float[np.ndarray, "N 4"]) -> UInt8[np.ndarray, "N 4"]:
-    """The three smaller components at 8 bits, and which one was left out."""
+def pack_quats(quats: Float[np.ndarray, "N 4"], every: int = 1) -> UInt8[np.ndarray, "N 4"]:
+    """The three smaller components at 8 bits, `every` as of `pack_means`; and which one was left out."""
     q = normalize_quats(quats.astype(np.float64))
     largest = np.abs(q).argmax(axis=1)
     q *= np.where(np.take_along_axis(q, largest[:, None], axis=1) < 0, -1, 1)
     others = np.take_along_axis(q, _OTHERS[largest], axis=1) * np.sqrt(2)
     packed = np.empty((len(q), 4), np.uint8)
-    packed[:, :3] = np.rint(255 * (others * 0.5 + 0.5)).clip(0, 255)
+    packed[:, :3] = _rounded(255 * (others * 0.5 + 0.5), every, 255)
     packed[:, 3] = QUAT_TAG + largest
     return packed
 
@@ -75,9 +86,9 @@ def unpack_quats(packed: UInt8[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:
     return quats.astype(np.float32)
 
 
-def pack_opacities(opacities: Float[np.ndarray, "N"]) -> UInt8[np.ndarray, "N"]:
-    """Opacities 0 to 1 in 255 steps, from logits."""
-    return np.rint(255 * sigmoid(opacities.astype(np.float64))).astype(np.uint8)
+def pack_opacities(opacities: Float[np.ndarray, "N"], every: int = 1) -> UInt8[np.ndarray, "N"]:
+    """Opacities 0 to 1 in 255 steps, `every` as of `pack_means`; from logits."""
+    return _rounded(255 * sigmoid(opacities.astype(np.float64)), every, 255).astype(np.uint8)
 
 
 def unpack_opacities(packed: UInt8[np.ndarray, "N"]) -> Float[np.ndarray, "N"]:
