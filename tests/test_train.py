@@ -312,9 +312,9 @@ def test_it_needs_the_sfm_stage(tmp_path: Path) -> None:
 
 def test_the_cap_follows_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = scenes.make_run(tmp_path)
-    monkeypatch.setattr(
-        train.memory, "free_bytes", lambda device: 200 * train.memory.BYTES_PER_GAUSSIAN * 3 / 2
-    )
+    width, height = read_scene(run.input("sfm")).cameras.sizes.max(axis=0).tolist()
+    room = train.memory.needed_bytes(200, TrainParams(**QUICK), width, height)
+    monkeypatch.setattr(train.memory, "free_bytes", lambda device: room / train.memory.SHARE + 1)
     finish(run, max_steps=20)
     assert run.metrics["n_gaussians"] <= 200
     assert any("memory holds about 200 Gaussians" in warning for warning in run.warnings)

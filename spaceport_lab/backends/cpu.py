@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from spaceport_lab.backends.checks import Colors
+from spaceport_lab.backends.pools import let_torch_sleep
 from spaceport_lab.errors import BackendError
 from spaceport_lab.kernels import layout, render
 
@@ -21,6 +22,7 @@ def rasterize(
     near_plane: float, far_plane: float, radius_clip: float, eps2d: float, absgrad: bool,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
     """As `backends.rasterize`, on CPU tensors."""
+    let_torch_sleep()
     _expect_cpu(means=means, quats=quats, scales=scales, opacities=opacities, viewmats=viewmats, Ks=Ks)
     n_cameras, n = viewmats.shape[0], means.shape[0]
     with_rgb, with_depth = "RGB" in render_mode, render_mode.endswith("D")

@@ -105,7 +105,8 @@ def evenly(n: int, most: int) -> list[int]:
 def start(p: TrainParams, data: Inputs, device: torch.device) -> State:
     """The state before the first step: Gaussians from points, fresh optimisers, seeded random numbers."""
     torch.manual_seed(p.seed)
-    cap = memory.affordable_cap(p, device)
+    width, height = (int(side) for side in data.views.scene.cameras.sizes.max(axis=0))
+    cap = memory.affordable_cap(p, device, width, height)
     first = inputs.first_gaussians(data.views.scene, p, cap)
     splats = {
         name: torch.nn.Parameter(torch.tensor(getattr(first, name), device=device))

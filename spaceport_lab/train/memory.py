@@ -8,11 +8,14 @@ import sys
 import psutil
 import torch
 
+from spaceport_lab.backends.memory import training_bytes
 from spaceport_lab.params import TrainParams
 
-BYTES_PER_GAUSSIAN = 4000
-"""Peak memory over the count of Gaussians was measured as 3.4 kB on the CPU (640 px, SH degree 3): values,
-gradients, two moments, activations, rasterizer records. The rest is for the copy of the best state."""
+GPU_BYTES_PER_GAUSSIAN = 4000
+"""On a GPU: values, gradients, two moments, activations, gsplat's lists, the copy of the best state."""
+
+SHARE = 2 / 3
+"""Of the free memory; the rest is for photographs, and for everybody else."""
 
 
 def free_bytes(device: torch.device) -> int:
@@ -22,9 +25,26 @@ def free_bytes(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def affordable_cap(p: TrainParams, device: torch.device) -> int:
-    """`cap_max`, or fewer Gaussians where two thirds of the free memory hold fewer."""
-    return max(1, min(p.cap_max, int(free_bytes(device) * 2 / 3) // BYTES_PER_GAUSSIAN))
+def affordable_cap(p: TrainParams, device: torch.device, width: int, height: int) -> int:
+    """`cap_max`, or fewer Gaussians where two thirds of the free memory hold fewer; at least one.
+
+    Args:
+        width, height: pixels of the largest view.
+    """
+    room = free_bytes(device) * SHARE
+    if device.type == "cuda":
+        return max(1, min(p.cap_max, int(room) // GPU_BYTES_PER_GAUSSIAN))
+    low, high = 0, p.cap_max
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if needed_bytes(middle, p, width, height) <= room else (low, middle - 1)
+    return max(1, low)
+
+
+def needed_bytes(n: int, p: TrainParams, width: int, height: int) -> int:
+    """What training `n` Gaussians on the CPU takes at most, the copy of the best state included."""
+    best = n * 4 * (11 + 3 * (p.sh_degree + 1) ** 2)
+    return best + training_bytes(n, width, height, sh_degree=p.sh_degree, absgrad=p.absgrad)
 
 
 def peak_mb(device: torch.device) -> dict[str, float]:
