@@ -8,14 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-SECONDS = 25
+import pytest
+from test_kernels_compiling import PROCESSORS
+
+SECONDS = {"native": 20}
 
 
-def test_wild_scenes_under_bounds_checks() -> None:
+@pytest.mark.parametrize("processor", ["native", *PROCESSORS])
+def test_wild_scenes_under_bounds_checks(processor: str) -> None:
     environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1"}
+    if processor != "native":
+        environment["NUMBA_CPU_NAME"], environment["NUMBA_CPU_FEATURES"] = PROCESSORS[processor]
     program = Path(__file__).with_name("fuzz_rasterizer.py")
     done = subprocess.run(
-        [sys.executable, str(program), "--seconds", str(SECONDS), "--seed", "1"],
+        [sys.executable, str(program), "--seconds", str(SECONDS.get(processor, 8)), "--seed", "1"],
         env=environment, capture_output=True, text=True, timeout=540,
     )  # fmt: skip
     assert done.returncode == 0, f"the process died with {done.returncode}\n{done.stderr[-2000:]}"

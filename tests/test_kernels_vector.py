@@ -102,3 +102,97 @@ def test_at_most_sixteen_sums() -> None:
 
     with pytest.raises(Exception, match="at most 16 vectors"):
         too_many(np.zeros(16, np.float32), (0,) * 17)
+
+
+WEIGHTS = tuple(np.float32(weight) for weight in (0.1, 0.2, 0.4))
+SIX, SEVEN = (0,) * 6, (0,) * 7
+
+
+@kernel()
+def slide_over(source, out):
+    vector_math.store_each(
+        out, 0, 16, vector_math.slide(vector_math.load_each(source, 0, 16, SEVEN), WEIGHTS)
+    )
+
+
+def test_slide() -> None:
+    rows = np.random.default_rng(0).normal(0, 1, (7, 16)).astype(np.float32)
+    out = np.zeros((3, 16), np.float32)
+    slide_over(rows.reshape(-1), out.reshape(-1))
+    kernel_rows = np.array([0.1, 0.2, 0.4, 0.2, 0.1])
+    expected = [(kernel_rows[:, None] * rows[k : k + 5]).sum(0) for k in range(3)]
+    assert np.allclose(out, expected, atol=1e-6)
+
+
+@kernel()
+def choose(values, out, counts, limit):
+    chosen = vector_memory.load_ints(values, 0) > limit
+    vector_math.store_chosen(out, 0, vector_memory.load_ints(values, 0), chosen)
+    counts[0] = vector.count_lanes(chosen)
+    counts[1] = vector.true_lanes(chosen)
+    counts[2] = vector.lowest_bit(vector.true_lanes(chosen))
+
+
+@pytest.mark.parametrize("limit", [-200, -50, 0, 50, 200])
+def test_chosen_lanes_come_first_and_zeros_after(limit: int) -> None:
+    values = np.random.default_rng(limit + 200).integers(-100, 100, 16).astype(np.int32)
+    out, counts = np.full(16, 7, np.int32), np.zeros(3, np.int64)
+    choose(values, out, counts, limit)
+    picked = values[values > limit]
+    assert np.array_equal(out, np.concatenate([picked, np.zeros(16 - len(picked), np.int32)]))
+    assert counts[0] == len(picked)
+    assert counts[1] == sum(1 << lane for lane in np.flatnonzero(values > limit))
+    assert counts[2] == (np.flatnonzero(values > limit)[0] if len(picked) else 64)
+
+
+@kernel()
+def copy_block(image, out, at, stride, rows, count, channels):
+    block = vector_rows.load_block(image, at, stride, rows, count, channels)
+    vector_rows.store_block(out, at, stride, rows, count, block)
+    return vector.sum_lanes(block[len(channels) - 1])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 5, 8])
+@pytest.mark.parametrize(("rows", "columns"), [(4, 4), (2, 4), (4, 1), (1, 3), (0, 4), (-3, 4)])
+def test_blocks_of_an_image(channels: int, rows: int, columns: int) -> None:
+    width = 9
+    image = np.random.default_rng(0).normal(0, 1, (6, width, channels)).astype(np.float32)
+    out, at = np.zeros_like(image), (width * 1 + 2) * channels
+    total = copy_block(
+        image.reshape(-1), out.reshape(-1), at, width * channels, rows, columns * channels, (0,) * channels
+    )
+    expected = np.zeros_like(image)
+    inside = slice(1, 1 + max(rows, 0)), slice(2, 2 + columns)
+    expected[inside] = image[inside]
+    assert np.array_equal(out, expected)
+    assert abs(total - image[inside][..., -1].sum()) < 1e-5
+
+
+@kernel()
+def harmonic_tools(source, records, out, live, count):
+    fields = vector_rows.load_records_first(source, 0, 6, 5)
+    vector_rows.store_records_first(records, 0, 20, fields, live, count)
+    two = vector_math.part_of(fields, 1, TWO)
+    vector_math.store_each(out, 0, 16, vector_rows.products(two, two))
+    vector_math.store_each(
+        out, 64, 16, vector_rows.contract((fields[0], fields[1], fields[2], fields[3]), two)
+    )
+    vector_math.store_each(
+        out, 96, 16, vector_rows.combine(two, (fields[0], fields[1], fields[2], fields[3]), two)
+    )
+
+
+TWO = (0, 0)
+
+
+def test_fields_of_records() -> None:
+    rows = np.random.default_rng(0).normal(0, 1, (16, 6)).astype(np.float32)
+    records, out = np.full((16, 20), 9, np.float32), np.zeros((8, 16), np.float32)
+    harmonic_tools(rows.reshape(-1), records.reshape(-1), out.reshape(-1), 3, 7)
+    assert np.array_equal(records[:, :3], rows[:, :3])
+    assert not records[:, 3:7].any()
+    assert (records[:, 7:] == 9).all()
+    f, a, b = rows.T, rows[:, 1], rows[:, 2]
+    assert np.allclose(out[:4], [a * a, a * b, b * a, b * b], atol=1e-6)
+    assert np.allclose(out[4:6], [f[0] * a + f[1] * b, f[2] * a + f[3] * b], atol=1e-6)
+    assert np.allclose(out[6:], [a + a * f[0] + b * f[2], b + a * f[1] + b * f[3]], atol=1e-6)

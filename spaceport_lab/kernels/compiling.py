@@ -27,6 +27,7 @@ from numba.core import config, event
 
 logger = logging.getLogger(__name__)
 
+PACKAGE = __package__.partition(".")[0]
 UNUSED_SECONDS = 30 * 24 * 3600
 
 # Additions and multiplications may be fused and the sign of zero ignored. NaN and Inf keep their meaning
@@ -158,9 +159,9 @@ class _Announcer(event.Listener):
 
     def on_start(self, event: Any) -> None:
         module = event.data["dispatcher"].py_func.__module__
-        if not self.said and module.startswith(__package__):
+        if not self.said and module.startswith(PACKAGE):
             self.said = True
-            logger.warning("Compiling the CPU rasterizer for this machine: once, about 20 seconds")
+            logger.warning("Compiling kernels for this machine: once, up to half a minute")
 
     def on_end(self, event: Any) -> None:
         pass

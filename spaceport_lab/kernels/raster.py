@@ -231,7 +231,7 @@ def forward(
     n_channels = len(channels)
     scratch = aligned_scratch((PLANES + 1 + n_channels) * PLANE)
     fields = np.zeros(F_COLOR + n_channels * PITCH, np.float32)
-    gaussians, chosen = np.zeros(CHUNK, np.int32), np.zeros(CHUNK, np.int64)
+    gaussians, chosen = np.zeros(CHUNK, np.int32), np.zeros(CHUNK, np.int32)
     masks = np.empty(LANES, np.int64)
     pixel_planes(scratch)
     segments = (tiles_x + SEGMENT - 1) // SEGMENT
@@ -369,7 +369,7 @@ def backward(
     """
     n_channels = len(channels)
     scratch = aligned_scratch((PLANES + 3 + n_channels) * PLANE)
-    gaussians, chosen = np.zeros(CHUNK, np.int32), np.zeros(CHUNK, np.int64)
+    gaussians, chosen = np.zeros(CHUNK, np.int32), np.zeros(CHUNK, np.int32)
     pixel_planes(scratch)
     segments = (tiles_x + SEGMENT - 1) // SEGMENT
     while True:

@@ -23,11 +23,11 @@ from spaceport_lab.kernels.layout import (
 from spaceport_lab.kernels.vector import (
     any_lane,
     ceiling,
+    count_lanes,
     floor,
     fma,
     fnma,
     lane_indices,
-    lowest_bit,
     maximum,
     minimum,
     select,
@@ -35,8 +35,8 @@ from spaceport_lab.kernels.vector import (
     splat,
     square_root,
     to_ints,
-    true_lanes,
 )
+from spaceport_lab.kernels.vector_math import store_chosen
 from spaceport_lab.kernels.vector_memory import load, load_ints
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
@@ -115,13 +115,10 @@ def choose_entries(entries, entry, last, tile, gaussians, chosen):
     while entry < last and count <= CHUNK - LANES:
         span = load_ints(entries, entry)
         reaches = ((span & FIRST_MASK) < tile + 1) & (((span & SPAN_MASK) >> FIRST_BITS) > tile - 1)
-        lanes = true_lanes(reaches & (lane_indices() < last - entry))
-        while lanes != 0:
-            lane = entry + lowest_bit(lanes)
-            lanes &= lanes - 1
-            chosen[count] = lane
-            gaussians[count] = entries[lane] >> SPAN_BITS
-            count += 1
+        reaches = reaches & (lane_indices() < last - entry)
+        store_chosen(chosen, count, lane_indices() + entry, reaches)
+        store_chosen(gaussians, count, span >> SPAN_BITS, reaches)
+        count += count_lanes(reaches)
         entry += LANES
     return count, min(entry, last)
 

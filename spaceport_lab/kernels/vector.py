@@ -287,6 +287,17 @@ def true_lanes(typing_context: Any, condition: Any) -> Any:
 
 
 @intrinsic
+def count_lanes(typing_context: Any, condition: Any) -> Any:
+    """In how many lanes the condition holds."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        word = builder.zext(builder.bitcast(args[0], ir.IntType(LANES)), I64)
+        return call(builder, "llvm.ctpop.i64", I64, [word])
+
+    return types.int64(condition), generate
+
+
+@intrinsic
 def sum_lanes(typing_context: Any, x: Any) -> Any:
     """The sum of all lanes, always added up in the same order."""
 

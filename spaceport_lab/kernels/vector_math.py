@@ -99,6 +99,32 @@ def exp2(typing_context: Any, x: Any) -> Any:
 
 
 @intrinsic
+def store_chosen(typing_context: Any, array: Any, index: Any, value: Any, chosen: Any) -> Any:
+    """The lanes in which `chosen` holds, one after the other from array[index] on; int32.
+
+    Sixteen numbers are written: those after the chosen ones are zero.
+    """
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(context, builder, sig, args)
+        if has_feature(context, "avx512f"):
+            packed = call(
+                builder, "llvm.x86.avx512.mask.compress.v16i32", VI, [args[2], constant_int(0), args[3]]
+            )
+            builder.store(packed, builder.bitcast(pointer, VI.as_pointer()), align=4)
+            return context.get_dummy_value()
+        builder.store(constant_int(0), builder.bitcast(pointer, VI.as_pointer()), align=4)
+        values, place = builder.select(args[3], args[2], constant_int(0)), ir.Constant(I32, 0)
+        for lane in range(LANES):
+            number = ir.Constant(I32, lane)
+            builder.store(builder.extract_element(values, number), builder.gep(pointer, [place]))
+            place = builder.add(place, builder.zext(builder.extract_element(args[3], number), I32))
+        return context.get_dummy_value()
+
+    return types.void(array, index, value, chosen), generate
+
+
+@intrinsic
 def reciprocal(typing_context: Any, x: Any) -> Any:
     """1 / x for normal numbers: an estimate and a Newton step where the machine has one, else a division."""
 
