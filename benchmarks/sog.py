@@ -2,7 +2,8 @@
 
     python -m benchmarks.sog --json FILE [--sketch FOLDER] [--limit SECONDS] [--sizes N …]
 
-Every figure comes from a process of its own. CPU seconds are those of reading the PLY and writing the .sog,
+First, whether splat-transform decodes our files, of every kind, to exactly what our reader decodes. Then the
+figures, each from a process of its own. CPU seconds are those of reading the PLY and writing the .sog,
 without imports and with kernels already compiled; of splat-transform, those of its whole process.
 """
 
@@ -27,6 +28,9 @@ CASES = (
     (1_000_000, "small"), (1_000_000, "no-sh"),
 )  # fmt: skip
 """Gaussians and preset. `quality` has the sketch's palette from 65,536 Gaussians on."""
+
+LARGE = 100_000
+"""Gaussians of the largest splat that splat-transform has to decode as we do."""
 
 PEERS = ("ours", "splat_transform", "sketch")
 ERRORS = (
@@ -58,7 +62,7 @@ def run_all(
     folder: Path, sketch: Path, limit: float, sizes: list[int] | None, skip: set[str]
 ) -> dict[str, Any]:
     """All cases, printed as they come."""
-    notes = []
+    notes, alike = [], []
     has_sketch = (sketch / "sog_proto.py").exists() and "sketch" not in skip
     if not has_sketch:
         notes.append(
@@ -66,6 +70,9 @@ def run_all(
         )
     if "splat_transform" in skip:
         notes.append("splat_transform left out: asked for")
+    else:
+        alike = child("alike", folder / "none", n=min(max(sizes or [LARGE]), LARGE))["rows"]
+        show_alike(alike)
     generator = "make_ply.py of the sketch" if (sketch / "make_ply.py").exists() else "benchmarks.scene"
     tools = [p for p in PEERS if p not in skip and (p != "sketch" or has_sketch)]
     cases, results, stuck = [], {}, {}
@@ -82,11 +89,14 @@ def run_all(
             if key not in results:
                 results[key] = one(tool, ply, preset, sketch, limit, stuck.get((tool, bands)))
                 if results[key].get("null") and tool == "splat_transform":
-                    stuck[tool, bands] = f"it did not finish {n:,} Gaussians"
+                    stuck.setdefault((tool, bands), f"it did not finish {n:,} Gaussians")
             by_tool[tool] = results[key]
         cases.append(summary(n, preset, by_tool, ply.stat().st_size, limit))
         show(cases[-1])
-    return {"machine": machine(), "input": generator, "notes": notes, "limit_s": limit, "cases": cases}
+    return {
+        "machine": machine(), "input": generator, "notes": notes, "limit_s": limit, "cases": cases,
+        "decoded_alike": alike,
+    }  # fmt: skip
 
 
 def chosen_cases(sizes: list[int] | None) -> list[tuple[int, str]]:
@@ -170,6 +180,16 @@ def show(case: dict[str, Any]) -> None:
     print(f"{'peak_rss_mb':24}{case['peak_rss_mb']:>18,.0f}")
     for tool, reason in case["null"].items():
         print(f"{tool}: {reason}")
+    sys.stdout.flush()
+
+
+def show_alike(rows: list[dict[str, Any]]) -> None:
+    """How many of our files both readers decode alike, and which not."""
+    identical = sum(row["identical"] for row in rows)
+    print(f"splat-transform decodes {identical} of {len(rows)} files of ours to exactly what we decode")
+    for row in rows:
+        if not row["identical"]:
+            print("differs:", ", ".join(f"{name} {value}" for name, value in row.items()))
     sys.stdout.flush()
 
 

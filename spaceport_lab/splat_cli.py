@@ -269,7 +269,12 @@ def _write(
 
     shares = _numbers("--levels", levels)
     options = replace(sog.SETTINGS[setting.value], antialias=antialias)
-    _follow(write_splat(target, gaussians, options, shares, weights))
+    far = _follow(write_splat(target, gaussians, options, shares, weights))
+    if far:
+        what = (
+            "kept apart, as environment" if target.name == "lod-meta.json" else "pulled in and shrunk alike"
+        )
+        console.print(f"{far:,} splats lie far outside the scene: {what}")
     _say_written(target, gaussians.n)
 
 

@@ -18,7 +18,7 @@ NODE = Path(__file__).parent / "node"
 CLI = NODE / "node_modules" / "@playcanvas" / "splat-transform" / "bin" / "cli.mjs"
 
 
-def splat_transform(*arguments: str | Path, timeout: float = 300) -> str:
+def splat_transform(*arguments: str | int | Path, timeout: float = 300) -> str:
     """Run the command line; returns what it printed.
 
     Raises:
@@ -32,10 +32,10 @@ def splat_transform(*arguments: str | Path, timeout: float = 300) -> str:
     return done.stdout
 
 
-def decode(path: Path, folder: Path) -> dict[str, np.ndarray]:
+def decode(path: Path, folder: Path, *options: str | int) -> dict[str, np.ndarray]:
     """What splat-transform makes of a splat file: its PLY's columns by name, read with plyfile."""
     target = folder / "decoded.ply"
-    splat_transform("-q", "-w", path, target)
+    splat_transform("-q", "-w", *options, path, target)
     vertex = PlyData.read(target)["vertex"].data
     return {name: np.array(vertex[name]) for name in vertex.dtype.names}
 

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
 
+from spaceport_lab.sog import SETTINGS, read_sog
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def sog_alike(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Of this repository's folder, which is no installed package."""
+    monkeypatch.syspath_prepend(ROOT)
+    return importlib.import_module("benchmarks.sog_alike")
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +71,16 @@ def test_what_was_left_out_is_said(figures: dict) -> None:
     ]
     assert figures["input"] == "benchmarks.scene"
     assert list(figures["cases"][0]["cpu_s"]) == ["ours"]
+    assert figures["decoded_alike"] == []
+
+
+def test_what_is_alike_and_what_is_not(sog_alike: ModuleType, tmp_path: Path) -> None:
+    rows = sog_alike.rows(tmp_path, sizes=(5,), degrees=(1,), large=400)
+    assert [row["form"] for row in rows].count("streamed") == 3
+    assert {row["what"] for row in rows} >= {"degree 1", "constant axes", *SETTINGS, "level 2"}
+    assert all(row["identical"] for row in rows)
+    path = tmp_path / "0_bundled" / "splat.sog"
+    splat = read_sog(path)
+    nearly = replace(splat, means=np.nextafter(splat.means, np.float32(np.inf)))
+    for other in (nearly, splat.with_sh_degree(0), splat.subset(slice(4))):
+        assert not sog_alike.same(other, path, tmp_path)

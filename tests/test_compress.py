@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,15 +15,17 @@ from matplotlib.text import Text
 from PIL import Image
 from scenes import make_colmap_scene
 from splats import random_splat, scene_splat
+from test_sog_v1 import write_v1
 
 from spaceport_lab import compress, evaluation
 from spaceport_lab.cameras import read_scene
 from spaceport_lab.compress.views import seen
-from spaceport_lab.errors import SplatFormatError, WorkspaceError
+from spaceport_lab.errors import BackendError, SplatFormatError, WorkspaceError
 from spaceport_lab.gaussians import SH_C0, Gaussians, write_ply
 from spaceport_lab.params import CompressParams
 from spaceport_lab.plots import compress as plots
-from spaceport_lab.sog import SETTINGS, SogOptions, read_sog
+from spaceport_lab.sog import SETTINGS, SogOptions, read_sog, sogs, write_folder
+from spaceport_lab.sog.read import read_antialias
 from spaceport_lab.workspace import Progress, StageRun
 
 
@@ -281,6 +284,56 @@ def test_far_splats_are_pulled_in_counted_and_kept_out_of_the_errors(tmp_path: P
     assert not kept.warnings
     assert read_sog(kept.dir / "splat.sog").means.max() > 9e5
     assert compress.results(kept, p).original.means.max() == 1e6
+
+
+def test_the_antialias_flag_goes_from_the_ply_into_the_sog(tmp_path: Path) -> None:
+    for antialias in (True, False):
+        write_ply(tmp_path / "theirs.ply", random_splat(60, 1), antialias=antialias)
+        run, _, _ = work(tmp_path / f"job{antialias}", ply=str(tmp_path / "theirs.ply"))
+        assert read_antialias(run.dir / "splat.sog") is antialias
+        assert read_antialias(run.dir / "sog") is antialias
+
+
+def test_backend_sogs_is_refused_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(BackendError, match=r"(?s)backend sogs cannot run here.*no CUDA device"):
+        work(tmp_path / "job", ply=str(tmp_path / "not there.ply"), backend="sogs")
+    assert not list((tmp_path / "job" / "04_compress").iterdir())
+
+
+def test_backend_sogs_is_judged_by_psnr_and_counts(finished, tmp_path: Path, monkeypatch) -> None:
+    """No GPU is at hand: a program that leaves version 1 files made by this test stands in for sogs."""
+    root, splat = finished
+    left = splat.subset(slice(0, 841))
+    write_folder(tmp_path / "v1", write_v1(left))
+    script = (
+        f"import shutil, sys; shutil.copytree({str(tmp_path / 'v1')!r}, sys.argv[-1], dirs_exist_ok=True)"
+    )
+    monkeypatch.setattr(sogs, "_command", lambda: [sys.executable, "-c", script])
+    monkeypatch.setattr(sogs, "check_sogs", lambda: None)
+    monkeypatch.setattr(compress, "check_sogs", lambda: None)
+    monkeypatch.setattr(sogs, "LEAST", 100)
+    job = tmp_path / "job"
+    for stage in ("02_sfm", "03_train"):
+        (job / stage).parent.mkdir(exist_ok=True)
+        (job / stage).symlink_to(root / stage)
+    run, p, _ = work(job, backend="sogs", min_ratio=0, max_psnr_loss=60)
+    report = json.loads((run.dir / "compression_report.json").read_text())
+    assert (report["output"]["n_gaussians"], report["output"]["left_out"]) == (841, 59)
+    assert "sogs left out 59 of 900 splats" in run.warnings[0]
+    assert report["errors"] == {}
+    assert report["setting"] == {"name": "sogs", "tried": {}}
+    held = read_scene(root / "02_sfm").cameras.subset([0, 8])
+    after = evaluation.evaluate(read_sog(tmp_path / "v1"), held, root / "02_sfm" / "images")
+    assert run.metrics["psnr_heldout"] == pytest.approx(np.mean([v.psnr for v in after]), abs=0.3)
+    text = (run.dir / "compression_report.txt").read_text()
+    assert "left out: 59 of the faintest splats, by sogs" in text
+    assert "errors of fields: not measured" in text
+    results = compress.results(run, p)
+    assert results.decoded.n == 841
+    for figure in (plots.error_histograms(results.errors), plots.codebooks(splat, results.decoded)):
+        assert drawn(figure).std() > 5
+    assert plots.before_after(compress.worst_view(run, p, results)).axes
 
 
 def test_what_is_seen_is_the_sum_of_blending_weights(finished) -> None:

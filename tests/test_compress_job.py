@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,20 @@ import numpy as np
 import pytest
 from splats import random_splat, scene_splat
 
-from spaceport_lab.compress_job import Job, find_plys, job_from_environment, log_level, run_job
+from spaceport_lab.compress_job import (
+    Job,
+    find_plys,
+    job_from_environment,
+    log_level,
+    psnr_renders,
+    run_job,
+)
 from spaceport_lab.errors import InputError, ParamsError
-from spaceport_lab.gaussians import write_ply
+from spaceport_lab.gaussians import read_ply, write_ply
 from spaceport_lab.sog import read_sog
+from spaceport_lab.sog.read import read_antialias
+
+REPORT_TEXT = "compression_report.txt"
 
 
 @pytest.fixture
@@ -66,6 +77,41 @@ def test_the_good_ones_are_done_and_the_bad_one_is_reported(job: Job) -> None:
     assert (about["status"], about["host"], about["inputs"], about["failed"]) == ("failed", "algo-1", 4, 1)
     assert about["output_bytes"] == 2 * a["bytes"] + entries["z.ply"]["bytes"]
     assert job.failure.read_text().startswith("m.ply: m.ply is truncated")
+
+
+def test_far_splats_and_antialiasing(job: Job) -> None:
+    splat = scene_splat(900, 1)
+    splat.means[7] = 1e6
+    write_ply(job.input / "far.ply", splat, antialias=True)
+    assert run_job(job) == 1
+    far, a = (report(job)[name] for name in ("far.ply", "a.ply"))
+    assert (far["far"], far["antialias"], a["far"], a["antialias"]) == (1, True, 0, False)
+    assert read_antialias(job.output / "far.sog")
+    assert not read_antialias(job.output / "a.sog")
+    assert far["errors"]["position"]["max"] < 0.1
+    assert "1 far splats pulled in" in (job.output / "compression_report.txt").read_text()
+
+
+def test_renders_are_compared_and_gates_fail_with_the_numbers(job: Job) -> None:
+    (job.input / "m.ply").unlink()
+    assert run_job(job) == 0
+    a = report(job)["a.ply"]
+    splat, decoded = read_ply(job.input / "a.ply"), read_sog(job.output / "a.sog")
+    assert a["psnr_renders"] == pytest.approx(psnr_renders(splat, decoded, 4), abs=1e-6)
+    assert 30 < a["psnr_renders"] < 80
+    assert psnr_renders(splat, splat, 3) == 100
+    worse = replace(decoded, sh0=decoded.sh0 + np.float32(0.3))
+    assert psnr_renders(splat, worse, 4) < a["psnr_renders"] - 5
+    assert f"renders alike to {a['psnr_renders']:.1f} dB" in (job.output / REPORT_TEXT).read_text()
+    strict = replace(job, min_ratio=99, min_psnr=99)
+    assert run_job(strict) == 3
+    failed = report(job)["a.ply"]
+    assert failed["status"] == "failed"
+    assert f"{a['ratio']:.2f} times smaller, wanted 99 (min_ratio)" in failed["error"]
+    assert f"{a['psnr_renders']:.2f} dB, wanted 99 (min_psnr)" in failed["error"]
+    assert (job.output / "a.sog").exists()
+    assert run_job(replace(job, views=0)) == 0
+    assert report(job)["a.ply"]["psnr_renders"] is None
 
 
 def test_what_was_done_is_not_done_again(job: Job) -> None:
@@ -179,6 +225,12 @@ def test_the_environment_of_sagemaker(tmp_path: Path) -> None:
     job = job_from_environment(environment)
     assert job == Job(tmp_path, tmp_path / "out", "algo-2", "small", tmp_path / "reason" / "failure")
     assert job_from_environment(environment, "quality").setting == "quality"
+    more = environment | {"SM_HP_VIEWS": "2", "SM_HP_MIN_RATIO": "9.5", "SM_HP_MIN_PSNR": "30"}
+    job = job_from_environment(more)
+    assert (job.views, job.min_ratio, job.min_psnr) == (2, 9.5, 30)
+    for wrong in ({"SM_HP_VIEWS": "two"}, {"SM_HP_VIEWS": "-1"}, {"SM_HP_VIEWS": "0"}):
+        with pytest.raises(ParamsError, match=r"VIEWS is no number|impossible views"):
+            job_from_environment(more | wrong)
 
 
 def test_as_a_command(job: Job, tmp_path: Path) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from splats import random_splat, scene_splat
 
+from spaceport_lab.errors import SplatFormatError
 from spaceport_lab.kernels import threads
-from spaceport_lab.sog import kmeans, pack, palette_cuda
+from spaceport_lab.sog import compare, kmeans, pack, palette_cuda
 from spaceport_lab.sog.axes import ROTATIONS, SWAPS, least_turn, turned_towards
 from spaceport_lab.sog.codebook import companded_codebook, nearest, uniform_codebook
-from spaceport_lab.sog.compare import rotation_degrees
+from spaceport_lab.sog.compare import field_errors, rotation_degrees
 from spaceport_lab.sog.far import far_splats, pull_in
-from spaceport_lab.sog.order import BITS, grid_codes, hilbert_order, morton_codes, morton_order
+from spaceport_lab.sog.order import BITS, grid_codes, hilbert_order
 from spaceport_lab.sog.palette import Palette, build_palette, default_size, sort_entries
 from spaceport_lab.sog.write import visibility
 
@@ -89,25 +92,11 @@ def test_coarser_steps_are_multiples_and_still_the_nearest(every: int) -> None:
 # --- order -------------------------------------------------------------------------------------------------
 
 
-def slow_code(x: int, y: int, z: int) -> int:
-    bits = (f"{v:021b}" for v in (z, y, x))
-    return int("".join("".join(three) for three in zip(*bits, strict=True)), 2)
-
-
-def test_morton_codes_interleave_bits() -> None:
-    grid = np.random.default_rng(0).integers(0, 2**21, (200, 3))
-    grid[:2] = [[0, 0, 0], [2**21 - 1] * 3]
-    codes = morton_codes(grid.astype(np.float64))
-    assert codes.tolist() == [slow_code(*row) for row in grid.tolist()]
-
-
-def test_order_is_stable_and_brings_neighbours_together() -> None:
-    points = np.random.default_rng(0).normal(size=(5000, 3))
-    order = morton_order(points)
-    assert sorted(order.tolist()) == list(range(5000))
-    step = np.linalg.norm(np.diff(points[order], axis=0), axis=1).mean()
-    assert step < 0.2 * np.linalg.norm(np.diff(points, axis=0), axis=1).mean()
-    np.testing.assert_array_equal(morton_order(np.zeros((9, 3))), np.arange(9))
+def z_order(points: np.ndarray) -> np.ndarray:
+    """Morton's order, bit by bit."""
+    grid = np.floor((points - points.min(axis=0)) / np.ptp(points, axis=0) * (2**BITS - 1)).astype(int)
+    bits = [[f"{v:021b}" for v in row[::-1]] for row in grid.tolist()]
+    return np.argsort([int("".join("".join(three) for three in zip(*row, strict=True)), 2) for row in bits])
 
 
 def test_hilbert_walks_every_cell_of_a_grid_in_single_steps() -> None:
@@ -125,9 +114,46 @@ def test_hilbert_keeps_neighbours_closer_than_the_z_order() -> None:
     points = np.random.default_rng(0).normal(size=(5000, 3))
     order = hilbert_order(points)
     assert sorted(order.tolist()) == list(range(5000))
-    steps = [np.linalg.norm(np.diff(points[o], axis=0), axis=1).mean() for o in (order, morton_order(points))]
-    assert steps[0] < 0.9 * steps[1]
+    steps = [np.linalg.norm(np.diff(points[o], axis=0), axis=1).mean() for o in (order, z_order(points))]
+    assert steps[0] < 0.9 * steps[1] < 0.3 * np.linalg.norm(np.diff(points, axis=0), axis=1).mean()
     np.testing.assert_array_equal(hilbert_order(np.zeros((9, 3))), np.arange(9))
+
+
+# --- compare -----------------------------------------------------------------------------------------------
+
+
+def test_errors_are_those_of_each_gaussian_whatever_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "_BLOCK", 64)  # so that there are several
+    before, noise = random_splat(300, 2), np.random.default_rng(1)
+    order = noise.permutation(300)
+    after = before.subset(order)
+    after = replace(
+        after,
+        means=after.means + np.float32(0.5),
+        scales=after.scales + noise.normal(scale=0.1, size=(300, 3)).astype(np.float32),
+        shN=after.shN[:, :3],
+    )
+    after.means[order == 7] = 1e6
+    found = field_errors(before, after, order, np.array([7]))
+    kept = order != 7
+    position = np.linalg.norm(before.means[order].astype(float) - after.means, axis=1)[kept]
+    np.testing.assert_allclose(found["position"].values, position, rtol=1e-6)
+    assert found["position"].max == pytest.approx(position.max())
+    assert found["position"].max == pytest.approx(np.sqrt(0.75), rel=1e-3)
+    scales = np.abs(before.scales[order] - after.scales)[kept]
+    np.testing.assert_allclose(found["log_scale"].values, scales, atol=1e-6)
+    assert found["log_scale"].rms == pytest.approx(np.sqrt((scales**2).mean()), rel=1e-5)
+    rest = np.abs(before.shN[order][kept])
+    assert found["shN"].values[:, :3].max() == 0
+    assert found["shN"].mean == pytest.approx(rest[:, 3:].sum() / rest.size, rel=1e-5)
+    brief = field_errors(before, after, order, np.array([7]), values=False)
+    for name, error in brief.items():
+        assert (error.mean, error.rms, error.max) == (found[name].mean, found[name].rms, found[name].max)
+        assert error.values.size == 0
+    with pytest.raises(SplatFormatError, match="of different size"):
+        field_errors(before, after.subset(slice(9)))
+    with pytest.raises(SplatFormatError, match="no Gaussians to compare"):
+        field_errors(before, before, left_out=np.arange(300))
 
 
 # --- axes --------------------------------------------------------------------------------------------------

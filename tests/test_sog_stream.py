@@ -121,7 +121,8 @@ def test_half_extents_are_those_of_the_rotated_box() -> None:
 
 
 def test_written_again_it_holds_no_chunk_of_before(tmp_path: Path) -> None:
-    write(tmp_path, three_levels())
+    write(tmp_path, three_levels(), environment=random_splat(20, 1))
+    assert (tmp_path / "env" / "meta.json").exists()
     (tmp_path / "0_1" / "notes.txt").write_text("mine")
     (tmp_path / "2026_11").mkdir()
     (tmp_path / "2026_11" / "meta.json").write_text("mine too")

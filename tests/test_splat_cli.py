@@ -51,6 +51,24 @@ def test_convert_to_every_format_and_back(ply: Path, tmp_path: Path) -> None:
     assert read_streamed(tmp_path / "two").sh_degree == 0
 
 
+def test_far_splats_are_told_and_do_not_harm_the_others(tmp_path: Path) -> None:
+    scene = scene_splat(1200, 0)
+    scene.means[[5, 900]] = [[2e5, 0, 0], [0, -3e6, 9]]
+    write_ply(tmp_path / "in.ply", scene)
+    said = splat("convert", tmp_path / "in.ply", tmp_path / "a.sog")
+    assert "2 splats lie far outside the scene: pulled in" in said
+    assert np.abs(read_sog(tmp_path / "a.sog").means).max() < 1000
+    said = splat("convert", tmp_path / "in.ply", tmp_path / "streamed" / "lod-meta.json", "--levels", "1,0.1")
+    assert "2 splats lie far outside the scene: kept apart, as environment" in said
+    near, whole = (read_streamed(tmp_path / "streamed", environment=e) for e in (False, True))
+    assert (near.n, whole.n) == (1198, 1200)
+    assert np.abs(near.means).max() < 30
+    np.testing.assert_allclose(sorted(np.abs(whole.means).max(axis=1))[-2:], [2e5, 3e6], rtol=1e-3)
+    assert read_splat(tmp_path / "streamed", level=1).gaussians.n == 120 + 2
+    assert "far outside" not in splat("convert", tmp_path / "in.ply", tmp_path / "same.ply")
+    assert read_ply(tmp_path / "same.ply").means.min() == np.float32(-3e6)
+
+
 def test_version_1_becomes_version_2_without_loss_of_place(tmp_path: Path) -> None:
     write_bundle(tmp_path / "old.sog", write_v1(random_splat(144, 1)))
     splat("convert", tmp_path / "old.sog", tmp_path / "new.sog")

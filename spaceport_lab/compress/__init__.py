@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,18 @@ import numpy as np
 from jaxtyping import Float
 
 from spaceport_lab import backends, evaluation, files, sog
-from spaceport_lab.compress.report import error_rows, field_errors, make_report, report_text
+from spaceport_lab.compress.report import Made, error_rows, make_report, report_text
 from spaceport_lab.compress.views import Views, measure, no_verdict, read_views, seen, verdict
 from spaceport_lab.errors import QualityGateError
 from spaceport_lab.evaluation import ViewMetrics
-from spaceport_lab.gaussians import Gaussians, read_ply_valid
+from spaceport_lab.gaussians import Gaussians, read_ply_antialias, read_ply_valid
 from spaceport_lab.images import load_rgb
 from spaceport_lab.params import CompressParams
+from spaceport_lab.sog.sogs import check_sogs, compress_with_sogs
 from spaceport_lab.workspace import Progress, StageRun
+
+SOGS = "sogs"
+"""The backend that is PlayCanvas' own writer; and, in the report, the setting that it has."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class Results:
         report: as in compression_report.json.
         original: the splat that was compressed, in the order of the SOG.
         decoded: the SOG.
-        errors: of every field.
+        errors: of every field; none where sogs wrote, which says not which Gaussian became which.
     """
 
     report: dict[str, Any]
@@ -46,10 +50,9 @@ class Results:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One setting tried: its file in memory, what it decodes to, and its held-out verdict."""
+    """One setting tried: its file in memory and its held-out verdict."""
 
     encoded: sog.Encoded
-    decoded: Gaussians
     heldout: dict[str, Any]
 
 
@@ -59,7 +62,7 @@ def run(run: StageRun, p: CompressParams) -> Iterator[Progress]:
     Raises:
         SplatFormatError: the PLY is no splat, truncated, or holds no usable row.
         WorkspaceError: there is no trained splat and no PLY, or the folder cannot be written.
-        BackendError: the rasterizer asked for cannot run here.
+        BackendError: the rasterizer or the writer asked for cannot run here.
     """
     tries = len(sog.SETTINGS) if p.setting == "auto" else 1
     total = tries * (p.iterations + 6) + 8
@@ -70,33 +73,49 @@ def run(run: StageRun, p: CompressParams) -> Iterator[Progress]:
 
 
 def _stages(run: StageRun, p: CompressParams) -> Iterator[Progress]:
-    backend = backends.choose_backend(p.backend)
+    if p.backend == SOGS:
+        check_sogs()
+    backend = _rasterizer(p)
     source = _source(run, p)
     yield Progress(0, None, f"reading {source.name}")
     gaussians, dropped = read_ply_valid(source)
     if dropped.n:
         run.warn(f"{source.name}: {dropped}: left out")
     views = read_views(run)
-    chosen, attempt, tried = yield from _attempts(run, p, gaussians, views, backend)
+    antialias = read_ply_antialias(source)
+    chosen, attempt, tried = yield from _attempts(run, p, gaussians, views, backend, antialias)
     encoded = attempt.encoded
+    bundle, folder = run.output("splat.sog"), run.output("sog")
+    sog.write_folder(folder, encoded.files)
+    sog.write_bundle(bundle, encoded.files)
+    yield Progress(0, None, "comparing what was written, field by field")
+    decoded = sog.read_sog(bundle)
     if len(encoded.far):
         run.warn(
             f"{source.name}: {len(encoded.far):,} of {gaussians.n:,} splats lie far outside the scene: pulled"
             " in along the line to its middle and shrunk alike, so that the others keep their precision"
         )
-    bundle, folder = run.output("splat.sog"), run.output("sog")
-    sog.write_folder(folder, encoded.files)
-    sog.write_bundle(bundle, encoded.files)
+    if decoded.n < gaussians.n:
+        run.warn(f"{source.name}: sogs left out {gaussians.n - decoded.n:,} of {gaussians.n:,} splats")
+    errors: dict[str, sog.FieldError] = {}
+    if len(encoded.order):
+        errors = sog.field_errors(gaussians, decoded, encoded.order, encoded.far, values=False)
     setting = {"name": chosen, "tried": tried}
-    errors = field_errors(gaussians, encoded, attempt.decoded)
-    sizes = bundle.stat().st_size
-    report = make_report(source, gaussians, dropped, encoded, sizes, errors, attempt.heldout, setting)
+    made = Made(encoded, decoded.n, bundle.stat().st_size, errors, attempt.heldout, setting)
+    report = make_report(source, gaussians, dropped, made)
     files.write_json(run.output("compression_report.json"), report)
     files.write_text(run.output("compression_report.txt"), report_text(report))
     _judge(run, p, report)
 
 
-def options(p: CompressParams, setting: str, backend: str = "cpu") -> sog.SogOptions:
+def _rasterizer(p: CompressParams) -> str:
+    """What renders views: sogs has its own needs, and where it runs so does gsplat."""
+    return backends.choose_backend("auto" if p.backend == SOGS else p.backend)
+
+
+def options(
+    p: CompressParams, setting: str, backend: str = "cpu", *, antialias: bool = False
+) -> sog.SogOptions:
     """How the writer is told: the setting's values, overridden by what the params say themselves."""
     base = sog.SETTINGS[setting]
     return replace(
@@ -105,38 +124,55 @@ def options(p: CompressParams, setting: str, backend: str = "cpu") -> sog.SogOpt
         sh_palette=p.sh_palette,
         iterations=p.iterations,
         seed=p.seed,
+        antialias=antialias,
         pull_far=p.far_splats == "pull",
         device=backend,
     )
 
 
 def _attempts(
-    run: StageRun, p: CompressParams, gaussians: Gaussians, views: Views, backend: str
+    run: StageRun, p: CompressParams, gaussians: Gaussians, views: Views, backend: str, antialias: bool
 ) -> Generator[Progress, None, tuple[str, Attempt, dict[str, Any]]]:
     """The setting that is used, what it gave, and for `auto` what was tried, by name."""
     weights, before = None, None
-    if views.train is not None and gaussians.sh_degree and p.sh_degree:
+    if views.train is not None and gaussians.sh_degree and p.sh_degree and p.backend != SOGS:
         yield Progress(0, None, "looking which Gaussians the training views see")
         weights = seen(gaussians, views.train)
     if views.heldout is not None:
         yield Progress(0, None, f"rendering {len(views.heldout)} held-out views before")
         before = measure(gaussians, views, backend)
+    if p.backend == SOGS:
+        encoded = yield from _with_sogs(gaussians, p)
+        attempt = yield from _judged(SOGS, encoded, views, before, backend)
+        return SOGS, attempt, {}
+
+    def make(setting: str) -> Generator[Progress, None, sog.Encoded]:
+        return sog.encode(gaussians, options(p, setting, backend, antialias=antialias), weights)
+
     setting = p.setting
     if setting == "auto" and before is not None:
-        return (yield from _smallest(run, p, gaussians, weights, views, before, backend))
+        return (yield from _smallest(run, p, make, views, before, backend))
     if setting == "auto":
         setting = "balanced"
         run.warn(f"compress.setting auto needs held-out views to judge by: balanced is used ({views.reason})")
-    encoded = yield from sog.encode(gaussians, options(p, setting, backend), weights)
+    encoded = yield from make(setting)
     attempt = yield from _judged(setting, encoded, views, before, backend)
     return setting, attempt, {}
+
+
+def _with_sogs(gaussians: Gaussians, p: CompressParams) -> Generator[Progress, None, sog.Encoded]:
+    """PlayCanvas' writer; of its settings only the SH degree is ours to choose."""
+    yield Progress(0, None, "PlayCanvas' sogs at work")
+    degree = p.sh_degree if p.setting == "auto" else options(p, p.setting).sh_degree
+    made = compress_with_sogs(gaussians.with_sh_degree(degree))
+    nobody = np.empty(0, np.intp)
+    return sog.Encoded(dict(made.files), nobody, nobody)
 
 
 def _smallest(
     run: StageRun,
     p: CompressParams,
-    gaussians: Gaussians,
-    weights: Float[np.ndarray, "N"] | None,
+    make: Callable[[str], Generator[Progress, None, sog.Encoded]],
     views: Views,
     before: list[ViewMetrics],
     backend: str,
@@ -144,7 +180,7 @@ def _smallest(
     """The smallest of all settings that loses little enough; where none does, the one that loses least."""
     made = {}
     for setting in sog.SETTINGS:
-        made[setting] = yield from sog.encode(gaussians, options(p, setting, backend), weights)
+        made[setting] = yield from make(setting)
     sizes = {setting: sum(map(len, encoded.files.values())) for setting, encoded in made.items()}
     tried: dict[str, Any] = {}
     best, kept = "", None
@@ -166,16 +202,15 @@ def _smallest(
 def _judged(
     setting: str, encoded: sog.Encoded, views: Views, before: list[ViewMetrics] | None, backend: str
 ) -> Generator[Progress, None, Attempt]:
-    """What a file as written decodes to, and what that costs in held-out views."""
-    yield Progress(0, None, "decoding what was written")
+    """What a file as written costs in held-out views."""
+    if before is None:
+        return Attempt(encoded, no_verdict(views.reason))
+    yield Progress(0, None, f"rendering {len(before)} held-out views after ({setting})")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "splat.sog"
         sog.write_bundle(path, encoded.files)
         decoded = sog.read_sog(path)
-    if before is None:
-        return Attempt(encoded, decoded, no_verdict(views.reason))
-    yield Progress(0, None, f"rendering {len(before)} held-out views after ({setting})")
-    return Attempt(encoded, decoded, verdict(before, measure(decoded, views, backend)))
+    return Attempt(encoded, verdict(before, measure(decoded, views, backend)))
 
 
 def _source(run: StageRun, p: CompressParams) -> Path:
@@ -240,10 +275,13 @@ def results(run: StageRun, p: CompressParams) -> Results:
     """
     report = json.loads((run.dir / "compression_report.json").read_text())
     gaussians, _ = read_ply_valid(_source(run, p))
-    order, far = sog.sog_order(gaussians, options(p, report["setting"]["name"]))
     decoded = sog.read_sog(run.dir / "splat.sog")
-    errors = field_errors(gaussians, sog.Encoded({}, order, far), decoded)
-    return Results(report, gaussians.subset(order), decoded, errors)
+    if report["setting"]["name"] == SOGS:
+        return Results(report, gaussians, decoded, {})
+    order, far = sog.sog_order(gaussians, options(p, report["setting"]["name"]))
+    gaussians = gaussians.subset(order)
+    errors = sog.field_errors(gaussians, decoded, left_out=np.flatnonzero(np.isin(order, far)))
+    return Results(report, gaussians, decoded, errors)
 
 
 @dataclass(frozen=True)
@@ -272,7 +310,7 @@ def worst_view(run: StageRun, p: CompressParams, results: Results) -> ViewPictur
     cameras, images = found.heldout, found.images
     name = max(views, key=lambda v: v["psnr_before"] - v["psnr_after"])["name"]
     index = cameras.names.index(name)
-    backend = backends.choose_backend(p.backend)
+    backend = _rasterizer(p)
     before, after = (
         evaluation.render_view(g, cameras, index, backend) for g in (results.original, results.decoded)
     )

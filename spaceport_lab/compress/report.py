@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from spaceport_lab import sog
 from spaceport_lab.gaussians import Dropped, Gaussians
@@ -21,23 +19,33 @@ FIELDS = {
 """What is stored: numbers per Gaussian in the PLY (shN: by its degree), and its images in the SOG."""
 
 
-def field_errors(gaussians: Gaussians, encoded: sog.Encoded, decoded: Gaussians) -> dict[str, sog.FieldError]:
-    """Errors of every field; splats that were pulled in on purpose are counted elsewhere, not here."""
-    if len(encoded.far) == 0:
-        return sog.field_errors(gaussians.subset(encoded.order), decoded)
-    kept = ~np.isin(encoded.order, encoded.far)
-    return sog.field_errors(gaussians.subset(encoded.order[kept]), decoded.subset(kept))
+@dataclass(frozen=True)
+class Made:
+    """What compressing gave.
+
+    Attributes:
+        encoded: the SOG in memory.
+        n: Gaussians that it decodes to.
+        bytes: size of the .sog.
+        errors: of every field, without those of far splats; empty where nobody knows which Gaussian
+            became which.
+        heldout: PSNR before and after, as `views.verdict` gives it.
+        setting: what was chosen and what was tried for it.
+    """
+
+    encoded: sog.Encoded
+    n: int
+    bytes: int
+    errors: dict[str, sog.FieldError]
+    heldout: dict[str, Any]
+    setting: dict[str, Any]
 
 
 def make_report(
     source: Path,
     gaussians: Gaussians,
     dropped: Dropped,
-    encoded: sog.Encoded,
-    sog_bytes: int,
-    errors: dict[str, sog.FieldError],
-    heldout: dict[str, Any],
-    setting: dict[str, Any],
+    made: Made,
 ) -> dict[str, Any]:
     """compression_report.json.
 
@@ -45,14 +53,10 @@ def make_report(
         source: the PLY.
         gaussians: what of it was compressed.
         dropped: what was left out.
-        encoded: the SOG in memory.
-        sog_bytes: the size of the .sog.
-        errors: of every field, as `field_errors` gives them.
-        heldout: PSNR before and after, as `heldout.Heldout.verdict` gives it.
-        setting: what was chosen and what was tried for it.
+        made: what came of it.
     """
     ply_bytes = source.stat().st_size
-    sizes = {name: len(content) for name, content in encoded.files.items()}
+    sizes = {name: len(content) for name, content in made.encoded.files.items()}
     coefficients = 3 * gaussians.shN.shape[1]
     fields = {
         name: {
@@ -67,17 +71,18 @@ def make_report(
             "sh_degree": gaussians.sh_degree, "dropped": asdict(dropped),
         },
         "output": {
-            "bytes": sog_bytes, "n_gaussians": gaussians.n, "files": sizes,
-            "bytes_per_gaussian": sog_bytes / gaussians.n,
+            "bytes": made.bytes, "n_gaussians": made.n, "files": sizes,
+            "bytes_per_gaussian": made.bytes / made.n, "left_out": gaussians.n - made.n,
         },
-        "setting": setting,
-        "far": len(encoded.far),
-        "ratio": ply_bytes / sog_bytes,
+        "setting": made.setting,
+        "far": len(made.encoded.far),
+        "ratio": ply_bytes / made.bytes,
         "fields": fields,
         "errors": {
-            name: {"unit": e.unit, "mean": e.mean, "rms": e.rms, "max": e.max} for name, e in errors.items()
+            name: {"unit": e.unit, "mean": e.mean, "rms": e.rms, "max": e.max}
+            for name, e in made.errors.items()
         },
-        "heldout": heldout,
+        "heldout": made.heldout,
     }  # fmt: skip
 
 
@@ -97,6 +102,8 @@ def report_text(report: dict[str, Any]) -> str:
     if dropped["n"]:
         each = ", ".join(f"{name} {count:,}" for name, count in dropped["fields"].items())
         lines.append(f"left out: {dropped['n']:,} splats with NaN or Inf ({each})")
+    if output["left_out"]:
+        lines.append(f"left out: {output['left_out']:,} of the faintest splats, by sogs")
     if report["far"]:
         lines.append(f"pulled in: {report['far']:,} splats far outside the scene, their errors not below")
     lines += ["", f"{'field':<16}{'PLY bytes':>14}{'SOG bytes':>14}{'ratio':>9}"]
@@ -105,7 +112,11 @@ def report_text(report: dict[str, Any]) -> str:
         lines.append(f"{name:<16}{size['ply_bytes']:>14,}{size['sog_bytes']:>14,}{ratio:>9}")
     lines += ["", f"{'file':<20}{'bytes':>12}"]
     lines += [f"{name:<20}{size:>12,}" for name, size in output["files"].items()]
-    lines += ["", f"{'error':<20}{'mean':>12}{'rms':>12}{'max':>12}  unit"]
+    lines.append("")
+    if report["errors"]:
+        lines.append(f"{'error':<20}{'mean':>12}{'rms':>12}{'max':>12}  unit")
+    else:
+        lines.append("errors of fields: not measured, sogs does not say which splat became which")
     for name, error in report["errors"].items():
         numbers = "".join(f"{error[key]:>12.4g}" for key in ("mean", "rms", "max"))
         lines.append(f"{name:<20}{numbers}  {error['unit']}")

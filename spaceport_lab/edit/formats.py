@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,8 +120,11 @@ def write_splat(
     options: sog.SogOptions | None = None,
     shares: Sequence[float] = (1.0, 0.5, 0.25, 0.125),
     weights: Float[np.ndarray, " N"] | None = None,
-) -> Generator[Progress, None, None]:
+) -> Generator[Progress, None, int]:
     """Write a splat in the format its name says; yields progress.
+
+    Returns how many splats lie far outside the scene: pulled in, as `sog.far` says, or in a streamed SOG
+    kept apart as its environment. A PLY keeps them as they are.
 
     Args:
         path: ends in .ply, .sog, /meta.json (unbundled) or /lod-meta.json (streamed).
@@ -152,9 +154,12 @@ def write_splat(
         levels = yield from decimate_levels(near, level_counts(near.n, shares), near_weights)
         environment = gaussians.subset(far) if far.any() else None
         yield from write_streamed(path.parent, levels, StreamOptions(sog=options), environment)
+        return int(far.sum())
     else:
         encoded = yield from sog.encode(gaussians, options, weights)
         _write_sog(path, encoded.files)
+        return len(encoded.far)
+    return 0
 
 
 def upgrade_sog(source: Path | str, target: Path | str) -> None:
@@ -182,11 +187,7 @@ def write_with_sogs(source: Path | str, target: Path | str) -> SogsResult:
     check_sogs()
     if kind_of(source) != "ply" or target_kind(target) not in ("sog", "folder"):
         raise InputError("backend sogs turns a .ply into a SOG", got=f"{source} to {target}")
-    gaussians = read_ply(source)
-    with tempfile.TemporaryDirectory() as folder:  # what it reads is as plain as it expects
-        plain = Path(folder) / "splat.ply"
-        write_ply(plain, gaussians)
-        result = compress_with_sogs(plain, gaussians.n)
+    result = compress_with_sogs(read_ply(source))
     _write_sog(Path(target), result.files)
     return result
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from spaceport_lab import files
 from spaceport_lab.errors import SplatFormatError
-from spaceport_lab.gaussians.fields import Gaussians, empty
+from spaceport_lab.gaussians.fields import N_COEFFS, Gaussians, empty
 from spaceport_lab.gaussians.header import Header, ply_fields, read_header, splat_element
 from spaceport_lab.gaussians.packed import read_packed
 from spaceport_lab.gaussians.rows import BLOCK, check_length, read_rows
@@ -93,8 +93,12 @@ class Dropped:
         return f"NaN or Inf in {self.n:,} of {self.of:,} splats ({each})"
 
 
-def read_ply_valid(path: Path | str) -> tuple[Gaussians, Dropped]:
+def read_ply_valid(path: Path | str, sh_degree: int = 3) -> tuple[Gaussians, Dropped]:
     """Read a PLY, leaving out rows with NaN or Inf, and say how many and in which fields.
+
+    Args:
+        path: as of `read_ply`.
+        sh_degree: SH bands above this one are not read, nor looked at for NaN.
 
     Raises:
         SplatFormatError: as `read_ply`, and when no row is left.
@@ -104,8 +108,9 @@ def read_ply_valid(path: Path | str) -> tuple[Gaussians, Dropped]:
     vertex = header.element("vertex")
     if vertex is not None and "packed_position" in vertex.names:
         gaussians, invalid, counts = read_packed(header)
+        gaussians = gaussians.with_sh_degree(sh_degree)
     else:
-        gaussians, invalid, counts = _read_plain(header)
+        gaussians, invalid, counts = _read_plain(header, sh_degree)
     dropped = Dropped(int(invalid.sum()), gaussians.n, counts)
     if dropped.n == gaussians.n:
         raise SplatFormatError(f"{path.name} holds no usable splat", got=str(dropped))
@@ -121,12 +126,12 @@ def read_ply_antialias(path: Path | str) -> bool:
     return read_header(Path(path)).antialias
 
 
-def _read_plain(header: Header) -> tuple[Gaussians, Bool[np.ndarray, " N"], dict[str, int]]:
+def _read_plain(header: Header, sh_degree: int) -> tuple[Gaussians, Bool[np.ndarray, " N"], dict[str, int]]:
     """All rows; which of them hold NaN or Inf; and how often, by field."""
     vertex, degree = splat_element(header)
     check_length(header, vertex)
-    gaussians = empty(vertex.count, degree)
-    columns = _columns(gaussians)
+    gaussians = empty(vertex.count, min(degree, sh_degree))
+    columns = _columns(gaussians, N_COEFFS[degree])
     invalid, counts = np.zeros(vertex.count, bool), {}
     for start, block in read_rows(header, vertex):
         part = slice(start, start + len(block))
@@ -140,12 +145,12 @@ def _read_plain(header: Header) -> tuple[Gaussians, Bool[np.ndarray, " N"], dict
     return gaussians, invalid, {name: counts[name] for name in columns if name in counts}
 
 
-def _columns(g: Gaussians) -> dict[str, Float[np.ndarray, " N"]]:
-    """Views of a splat's arrays by the names of PLY; f_rest runs channel by channel."""
-    rest = g.shN.shape[1]
+def _columns(g: Gaussians, rest: int) -> dict[str, Float[np.ndarray, " N"]]:
+    """Views of a splat's arrays by the names of PLY; f_rest runs channel by channel, `rest` each."""
     columns = {name: g.means[:, i] for i, name in enumerate("xyz")}
     columns |= {f"rot_{i}": g.quats[:, i] for i in range(4)}
     columns |= {f"scale_{i}": g.scales[:, i] for i in range(3)}
     columns["opacity"] = g.opacities
     columns |= {f"f_dc_{i}": g.sh0[:, 0, i] for i in range(3)}
-    return columns | {f"f_rest_{c * rest + j}": g.shN[:, j, c] for c in range(3) for j in range(rest)}
+    kept = range(g.shN.shape[1])
+    return columns | {f"f_rest_{c * rest + j}": g.shN[:, j, c] for c in range(3) for j in kept}

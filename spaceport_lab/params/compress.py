@@ -36,9 +36,9 @@ class CompressParams(StageParams):
         "pull",
         description="[name] the few splats far outside: pull them in, or keep them and lose precision",
     )
-    backend: Literal["auto", "cpu", "cuda"] = Field(
+    backend: Literal["auto", "cpu", "cuda", "sogs"] = Field(
         "auto",
-        description="[name] where views are rendered and k-means runs; auto takes CUDA where it can run",
+        description="[name] what renders and finds the palette; sogs is PlayCanvas' own writer, on CUDA",
     )
     max_psnr_loss: float = Field(
         1.0, gt=0, description="[dB] quality gate on held-out PSNR lost by compressing"

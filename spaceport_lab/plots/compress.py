@@ -125,6 +125,8 @@ def _composition(ax, report: Mapping[str, Any]) -> None:
 def error_histograms(errors: Mapping[str, FieldError]) -> Figure:
     """How the error of every field is spread, with its mean and its maximum."""
     shown = [name for name in TITLES if name in errors]
+    if not shown:
+        return empty_figure("sogs does not say which splat became which: there are no errors to show.")
     columns = 3
     rows = -(-len(shown) // columns)
     with style():

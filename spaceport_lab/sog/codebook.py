@@ -115,7 +115,6 @@ def _search(values, middles, indices):
     for i in range(len(values)):
         value, place = np.float64(values[i]), 0
         for bit in range(7, -1, -1):
-            further = place + (1 << bit)
-            if middles[further - 1] < value:
-                place = further
+            half = 1 << bit
+            place += half * (middles[place + half - 1] < value)  # no branch, which would be a coin's toss
         indices[i] = place

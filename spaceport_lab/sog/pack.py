@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
-from spaceport_lab.gaussians import normalize_quats, sigmoid
+from spaceport_lab.gaussians import sigmoid
+from spaceport_lab.kernels.compiling import kernel
 
 QUAT_TAG = 252
 """Alpha byte of a rotation whose largest component is w; x, y and z follow."""
@@ -61,14 +62,32 @@ def unpack_means(
 
 def pack_quats(quats: Float[np.ndarray, "N 4"], every: int = 1) -> UInt8[np.ndarray, "N 4"]:
     """The three smaller components at 8 bits, `every` as of `pack_means`; and which one was left out."""
-    q = normalize_quats(quats.astype(np.float64))
-    largest = np.abs(q).argmax(axis=1)
-    q *= np.where(np.take_along_axis(q, largest[:, None], axis=1) < 0, -1, 1)
-    others = np.take_along_axis(q, _OTHERS[largest], axis=1) * np.sqrt(2)
-    packed = np.empty((len(q), 4), np.uint8)
-    packed[:, :3] = _rounded(255 * (others * 0.5 + 0.5), every, 255)
-    packed[:, 3] = QUAT_TAG + largest
+    packed = np.empty((len(quats), 4), np.uint8)
+    _pack_quats(quats, every, packed)
     return packed
+
+
+@kernel()
+def _pack_quats(quats, every, packed):
+    half_root, top = np.sqrt(2.0) / 2, 255 // every * every
+    q = np.empty(4)
+    for i in range(len(quats)):
+        square, largest = 0.0, 0
+        for c in range(4):
+            q[c] = quats[i, c]
+            square += q[c] * q[c]
+            if abs(q[c]) > abs(q[largest]):
+                largest = c
+        if not square > 0:
+            q[0], square = 1.0, 1.0
+        factor = np.copysign(half_root / np.sqrt(square), q[largest])
+        place = 0
+        for c in range(4):
+            if c != largest:
+                value = np.rint(255 * (q[c] * factor + 0.5) / every) * every
+                packed[i, place] = min(max(value, 0.0), top)
+                place += 1
+        packed[i, 3] = QUAT_TAG + largest
 
 
 def unpack_quats(packed: UInt8[np.ndarray, "N 4"]) -> Float[np.ndarray, "N 4"]:

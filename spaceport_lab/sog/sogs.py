@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from spaceport_lab.errors import BackendError
+from spaceport_lab.gaussians import Gaussians, write_ply
 from spaceport_lab.sog import v1
 from spaceport_lab.sog.container import Source
 from spaceport_lab.sog.meta import open_meta
@@ -85,21 +86,28 @@ def check_sogs() -> None:
         )
 
 
-def compress_with_sogs(ply: Path | str, n: int, seconds: float = 3600) -> SogsResult:
-    """Compress a plain PLY of `n` Gaussians with sogs, and bring the result to version 2.
+def compress_with_sogs(gaussians: Gaussians, seconds: float = 3600) -> SogsResult:
+    """Compress a splat with sogs, and bring the result to version 2.
+
+    Args:
+        gaussians: finite.
+        seconds: after which it is given up.
 
     Raises:
         BackendError: sogs cannot run here, failed, or took longer than `seconds`.
         SplatFormatError: what it wrote cannot be read.
     """
     check_sogs()
-    if n < LEAST:
-        raise BackendError("too few Gaussians for sogs", got=n, expected=f"at least {LEAST:,}")
+    if gaussians.n < LEAST:
+        raise BackendError("too few Gaussians for sogs", got=gaussians.n, expected=f"at least {LEAST:,}")
     with tempfile.TemporaryDirectory() as folder:
-        _run([*_command(), "--ply", str(ply), "--output-dir", folder], seconds)
-        with Source(folder) as source:
+        plain, out = Path(folder) / "splat.ply", Path(folder) / "sogs"
+        write_ply(plain, gaussians)
+        out.mkdir()
+        _run([*_command(), "--ply", str(plain), "--output-dir", str(out)], seconds)
+        with Source(out) as source:
             left = v1.decode_meta_v1(open_meta(source.meta(), "meta.json of sogs")).count
-        return SogsResult(v1.upgrade(folder), left, n - left)
+        return SogsResult(v1.upgrade(out), left, gaussians.n - left)
 
 
 def _command() -> list[str]:

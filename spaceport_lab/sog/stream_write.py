@@ -23,7 +23,7 @@ from spaceport_lab.sog.write import SogOptions, encode
 from spaceport_lab.workspace import Progress
 
 _BLOCK = 1 << 16
-_UNIT = re.compile(r"\d+_\d+")
+_UNIT = re.compile(r"\d+_\d+|env")
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def write_streamed(
     before = _chunks_of(folder)
     (folder / LOD_META).unlink(missing_ok=True)  # a folder half written must not pass for a whole one
     if environment is not None:
-        encoded = yield from encode(environment, options.sog)
+        encoded = yield from encode(environment, replace(options.sog, pull_far=False))
         write_folder(folder / "env", encoded.files)
     # Runs are sorted already, each along its own curve: sorted as one they would be torn. And a splat must
     # not be pulled in towards the middle of its chunk, from where nobody looks.
@@ -107,7 +107,7 @@ def write_streamed(
             encoded = yield from encode(level.subset(np.concatenate(runs)), in_runs)
             write_folder(folder / f"{number}_{unit}", encoded.files)
     files.write_text(folder / LOD_META, json.dumps(meta, separators=(",", ":"), allow_nan=False))
-    _forget(folder, before - _folders(filenames))
+    _forget(folder, before - _folders(filenames) - ({"env"} if environment is not None else set()))
     return folder / LOD_META
 
 
@@ -186,7 +186,8 @@ def _folders(filenames: Sequence[str]) -> set[str]:
 def _chunks_of(folder: Path) -> set[str]:
     """Folders that an earlier lod-meta.json names; a damaged one names none."""
     try:
-        return _folders(read_stream_meta(folder).filenames)
+        meta = read_stream_meta(folder)
+        return _folders([*meta.filenames, *filter(None, [meta.environment])])
     except SplatFormatError:
         return set()
 
