@@ -14,7 +14,6 @@ import importlib
 import json
 import math
 import os
-import platform
 import sys
 import time
 from collections import defaultdict
@@ -25,13 +24,13 @@ from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # for the sketch: two pools must not spin
 
-import llvmlite.binding
 import numba
 import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import machine
 from spaceport_lab.backends import l1_ssim_loss, rasterize
 from spaceport_lab.kernels import render, threads
 from spaceport_lab.kernels.compiling import kernel
@@ -258,17 +257,6 @@ def fma_peak() -> float:
 def exponent(sizes: list[float], times: list[float]) -> float:
     """The power with which time grows: the slope of a straight line through the logarithms."""
     return round(float(np.polyfit(np.log(sizes), np.log(times), 1)[0]), 3)
-
-
-def machine() -> dict[str, Any]:
-    name = platform.processor() or platform.machine()
-    if (info := Path("/proc/cpuinfo")).exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        name = lines[0].split(":")[1].strip() if lines else name
-    features = llvmlite.binding.get_host_cpu_features()
-    vector = next((f for f in ("avx512f", "avx2", "neon", "sse2") if features.get(f)), "none")
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numba": numba.__version__}
-    return {"cpu": name, "cores": threads.available_threads(), "vectors": vector, **versions}
 
 
 def run_case(n: int, width: int, height: int, sketch: Path | None, seconds: float) -> dict[str, Any]:

@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = (
@@ -191,21 +191,6 @@ def show_alike(rows: list[dict[str, Any]]) -> None:
         if not row["identical"]:
             print("differs:", ", ".join(f"{name} {value}" for name, value in row.items()))
     sys.stdout.flush()
-
-
-def machine() -> dict[str, Any]:
-    """What it was measured on."""
-    model = platform.processor()
-    if (info := Path("/proc/cpuinfo")).exists():
-        names = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line
-        ]
-        model = names[0] if names else model
-    return {
-        "cpu": model, "cores": os.cpu_count(), "system": platform.platform(),
-        "python": platform.python_version(), "date": time.strftime("%Y-%m-%d"),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-    }  # fmt: skip
 
 
 def cpu_seconds(who: int = resource.RUSAGE_SELF) -> float:
