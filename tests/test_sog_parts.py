@@ -278,6 +278,18 @@ def lloyd_max(values: np.ndarray, size: int = 256) -> float:
     return float(np.sqrt(((values - codebook[nearest(values, codebook)]) ** 2).mean()))
 
 
+def test_lonely_values_get_codewords_of_their_own() -> None:
+    """A trained splat has a few needles far below all other scales: even they may not be off by much."""
+    random = np.random.default_rng(0)
+    lonely = np.concatenate([np.linspace(-11, -8, 9), np.linspace(2, 5, 7)])
+    values = np.concatenate([random.normal(-2, 0.8, 200_000), lonely]).astype(np.float32)
+    plain, bounded = companded_codebook(values), companded_codebook(values, most=0.08)
+    errors = [np.abs(book[nearest(values, book)] - values) for book in (plain, bounded)]
+    assert errors[0].max() > 0.08 >= errors[1].max()
+    assert errors[1].mean() < 1.1 * errors[0].mean()
+    assert (np.diff(bounded) >= 0).all()
+
+
 @pytest.mark.parametrize("n", [2000, 300_000])
 def test_companded_codebook_has_small_mean_and_bounded_largest_error(n: int) -> None:
     values = heavy_tails(n)

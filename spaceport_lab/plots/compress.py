@@ -96,6 +96,7 @@ def _before_after_bars(ax, report: Mapping[str, Any]) -> None:
     ax.set_yticks(rows, list(fields))
     ax.invert_yaxis()
     ax.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
     labelled(ax, f"Bytes of each field, {report['ratio']:.1f} × smaller in all", legend=True)
@@ -116,6 +117,7 @@ def _composition(ax, report: Mapping[str, Any]) -> None:
     ax.invert_yaxis()
     ax.set_xlim(0, max(sizes.values()) * 1.4)
     ax.xaxis.set_major_formatter(EngFormatter(unit="B"))
+    ax.xaxis.set_major_locator(MaxNLocator(4))
     ax.grid(False, axis="y")
     ax.tick_params(axis="y", length=0)
     per_splat = report["output"]["bytes_per_gaussian"]

@@ -8,19 +8,29 @@ from jaxtyping import Bool, Float, UInt8
 from spaceport_lab.kernels.compiling import kernel
 
 SIZE = 256
+MAX_LOG_SCALE = 0.18
+"""Error of a log scale that none shall exceed: a fifth more or less of a standard deviation."""
+
 _BINS = 1 << 16
 _SMOOTH = 129  # bins; a histogram this fine is noise without it
 _REACH = 1025  # bins around a value that share in the floor
 _FLOOR = 0.2  # share of the codewords spent evenly on whatever range holds any value at all
 
 
-def companded_codebook(values: Float[np.ndarray, "*shape"], size: int = SIZE) -> Float[np.ndarray, "256"]:
+def companded_codebook(
+    values: Float[np.ndarray, "*shape"], size: int = SIZE, most: float | None = None
+) -> Float[np.ndarray, "256"]:
     """256 ascending values with small mean and bounded largest error; only the first `size` differ.
 
     Codewords are first spread by the cube root of the density (Panter and Dite 1951), then improved by
     Lloyd's iteration on a fine histogram. That alone starves the tails, where a single step would span
     orders of magnitude: a floor under the density keeps part of the codewords for them.
     Few distinct values are kept exactly.
+
+    Args:
+        values: what will be quantised, any shape.
+        size: how many codewords differ.
+        most: error that no value shall exceed, as far as a quarter of the codewords can see to it.
     """
     flat = values.ravel()
     distinct = np.unique(flat if flat.size <= _BINS else flat[:: flat.size // _BINS + 1])
@@ -35,7 +45,26 @@ def companded_codebook(values: Float[np.ndarray, "*shape"], size: int = SIZE) ->
     centers = (edges[1:] + edges[:-1]) / 2
     spread = np.cumsum(np.cbrt(density))
     codebook = np.interp((np.arange(size) + 0.5) / size, spread / spread[-1], centers)
-    return np.pad(_lloyd(codebook, centers, density), (0, SIZE - size), mode="edge")
+    codebook = _lloyd(codebook, centers, density)
+    if most is not None:
+        codebook = _bounded(codebook, centers[counts > 0], most - (high - low) / _BINS)
+    return np.pad(codebook, (0, SIZE - size), mode="edge")
+
+
+def _bounded(
+    codebook: Float[np.ndarray, "K"], occupied: Float[np.ndarray, "B"], most: float
+) -> Float[np.ndarray, "K"]:
+    """Put codewords where values are too far from any, taking those that have the closest neighbours."""
+    codebook = codebook.copy()
+    for _ in range(len(codebook) // 4):
+        above = np.searchsorted(codebook, occupied).clip(1, len(codebook) - 1)
+        errors = np.minimum(np.abs(occupied - codebook[above - 1]), np.abs(occupied - codebook[above]))
+        worst = int(errors.argmax())
+        if errors[worst] <= most:
+            break
+        codebook[int((codebook[2:] - codebook[:-2]).argmin()) + 1] = occupied[worst]
+        codebook.sort()
+    return codebook
 
 
 def _floored(density: Float[np.ndarray, "B"], near: Bool[np.ndarray, "B"]) -> Float[np.ndarray, "B"]:

@@ -18,7 +18,7 @@ from spaceport_lab import __version__
 from spaceport_lab.errors import SplatFormatError
 from spaceport_lab.gaussians import N_COEFFS, Gaussians
 from spaceport_lab.sog import pack
-from spaceport_lab.sog.codebook import SIZE, companded_codebook, nearest
+from spaceport_lab.sog.codebook import MAX_LOG_SCALE, SIZE, companded_codebook, nearest
 from spaceport_lab.sog.container import META, Source, decode_image, encode_image
 from spaceport_lab.sog.meta import (
     LARGEST_LOG,
@@ -187,7 +187,10 @@ def upgrade(path: Path | str) -> dict[str, bytes]:
         contents = {name: source.read(name, 20 * MAX_SIDE**2) for name in kept}
         bands = splat.sh_degree
         sh_count = len(_palette(source, meta.shN_files[0])) if bands else 0
-    scales_codebook, sh0_codebook = companded_codebook(splat.scales), companded_codebook(splat.sh0)
+    scales_codebook, sh0_codebook = (
+        companded_codebook(splat.scales, most=MAX_LOG_SCALE),
+        companded_codebook(splat.sh0),
+    )
     scales, sh0 = nearest(splat.scales, scales_codebook), nearest(splat.sh0[:, 0], sh0_codebook)
     names = {"scales": _free("scales.webp", contents), "sh0": _free("sh0.webp", contents)}
     contents[names["scales"]] = _image(scales, np.full(splat.n, 255, np.uint8))

@@ -15,7 +15,7 @@ from spaceport_lab.errors import SplatFormatError
 from spaceport_lab.gaussians import N_COEFFS, Gaussians
 from spaceport_lab.sog import pack
 from spaceport_lab.sog.axes import least_turn
-from spaceport_lab.sog.codebook import companded_codebook, nearest, uniform_codebook
+from spaceport_lab.sog.codebook import MAX_LOG_SCALE, companded_codebook, nearest, uniform_codebook
 from spaceport_lab.sog.container import META, encode_image, write_bundle, write_folder
 from spaceport_lab.sog.far import far_splats, pull_in
 from spaceport_lab.sog.meta import PALETTE_COLUMNS, Meta, ShMeta, encode_meta, texture_size
@@ -188,7 +188,7 @@ def _encode_fields(
     )
     quats, scales = least_turn(g.quats[order], g.scales[order])
     quats_name = image("quats.webp", pack.pack_quats(quats, options.every))
-    scales_codebook = companded_codebook(scales)
+    scales_codebook = companded_codebook(scales, most=MAX_LOG_SCALE)
     scales_name = image("scales.webp", nearest(scales, scales_codebook))
     sh0_codebook = companded_codebook(g.sh0, 256 // options.every)
     sh0 = nearest(g.sh0[order, 0], sh0_codebook)
