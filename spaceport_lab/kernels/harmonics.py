@@ -28,7 +28,7 @@ from spaceport_lab.kernels.vector_rows import (
     store_records_first,
 )
 
-ZERO, HALF, ONE, TWO, THREE, FOUR, FIVE = (np.float32(number) for number in (0, 0.5, 1, 2, 3, 4, 5))
+ZERO, HALF, ONE, TWO, THREE, FIVE = (np.float32(number) for number in (0, 0.5, 1, 2, 3, 5))
 TINY = np.float32(1e-30)
 CHUNK = 256
 AHEAD = 2 * LANES  # Gaussians between asking for their coefficients and using them

@@ -237,12 +237,6 @@ square_root, floor, ceiling, nearest = (_function(name) for name in ("sqrt", "fl
 
 
 @intrinsic
-def lane_numbers(typing_context: Any) -> Any:
-    """0, 1, … 15."""
-    return floats(), lambda context, builder, sig, args: ir.Constant(VF, [float(i) for i in range(LANES)])
-
-
-@intrinsic
 def lane_indices(typing_context: Any) -> Any:
     """0, 1, … 15 as integers."""
     return ints(), lambda context, builder, sig, args: ir.Constant(VI, list(range(LANES)))

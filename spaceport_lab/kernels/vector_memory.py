@@ -89,20 +89,8 @@ def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, index, value), generate
 
 
-@intrinsic
-def store_past_cache(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-    """`store` to a 64-byte aligned place that will not be read soon (non-temporal)."""
-
-    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointer = element_pointer(context, builder, sig, args)
-        stored = builder.store(args[2], builder.bitcast(pointer, VF.as_pointer()), align=64)
-        stored.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(I32, 1)]))
-        return context.get_dummy_value()
-
-    return types.void(array, index, value), generate
-
-
-def _first_lanes(context: Any, builder: ir.IRBuilder, count: Any, count_type: Any) -> Any:
+def first_lanes(context: Any, builder: ir.IRBuilder, count: Any, count_type: Any) -> Any:
+    """A mask of the first `count` lanes."""
     spread = as_ints(context, builder, count_type, count)
     return builder.icmp_signed("<", ir.Constant(VI, list(range(LANES))), spread)
 
@@ -114,7 +102,7 @@ def load_first(typing_context: Any, array: Any, index: Any, count: Any) -> Any:
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         count = context.cast(builder, args[2], sig.args[2], types.intp)
         pointer = builder.bitcast(element_pointer(context, builder, sig, args, count=count), VF.as_pointer())
-        lanes = _first_lanes(context, builder, args[2], sig.args[2])
+        lanes = first_lanes(context, builder, args[2], sig.args[2])
         arguments = [pointer, ir.Constant(I32, 4), lanes, constant(0.0)]
         return call(builder, "llvm.masked.load.v16f32.p0", VF, arguments)
 
@@ -129,7 +117,7 @@ def store_first(typing_context: Any, array: Any, index: Any, value: Any, count: 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         count = context.cast(builder, args[3], sig.args[3], types.intp)
         pointer = element_pointer(context, builder, sig, args, count=count)
-        lanes = _first_lanes(context, builder, args[3], sig.args[3])
+        lanes = first_lanes(context, builder, args[3], sig.args[3])
         place = builder.bitcast(pointer, args[2].type.as_pointer())
         arguments = [args[2], place, ir.Constant(I32, 4), lanes]
         call(builder, f"llvm.masked.store.{suffix}.p0", ir.VoidType(), arguments)

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from spaceport_lab.kernels.vector import I32, LANES, VF, VI, call, constant, spread
 from spaceport_lab.kernels.vector_math import strided_pointers, tuple_items, tuple_of, tuple_type
-from spaceport_lab.kernels.vector_memory import check_bounds, element_pointer
+from spaceport_lab.kernels.vector_memory import check_bounds, element_pointer, first_lanes
 
 
 def _merge(builder: ir.IRBuilder, vectors: list, source: Callable[[int], tuple[int, int]]) -> Any:
@@ -202,18 +202,13 @@ def load_records(typing_context: Any, array: Any, index: Any, stride: Any) -> An
     return result(array, index, stride), generate
 
 
-def _first(builder: ir.IRBuilder, count: Any) -> Any:
-    """A mask of the first `count` lanes."""
-    return builder.icmp_signed("<", ir.Constant(VI, list(range(LANES))), spread(builder, count, VI))
-
-
 @intrinsic
 def load_records_first(typing_context: Any, array: Any, index: Any, stride: Any, count: Any) -> Any:
     """`load_records`, but only the first `count` fields are read from memory; the others are zero."""
     result = tuple_type(LANES)
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        lanes = _first(builder, context.cast(builder, args[3], sig.args[3], types.int32))
+        lanes = first_lanes(context, builder, args[3], sig.args[3])
         rows = []
         count = context.cast(builder, args[3], sig.args[3], types.intp)
         for pointer in strided_pointers(context, builder, sig, args, LANES, count):
@@ -232,9 +227,7 @@ def store_records_first(
     """Write the first `count` fields of 16 records; from field `live` on they are zero."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        alive, lanes = (
-            _first(builder, context.cast(builder, args[i], sig.args[i], types.int32)) for i in (4, 5)
-        )
+        alive, lanes = (first_lanes(context, builder, args[i], sig.args[i]) for i in (4, 5))
         rows = tuple_items(builder, args[3], len(fields)) + [constant(0.0)] * (LANES - len(fields))
         count = context.cast(builder, args[5], sig.args[5], types.intp)
         pointers = strided_pointers(context, builder, sig, args, LANES, count)
