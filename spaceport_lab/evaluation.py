@@ -1,4 +1,4 @@
-"""A splat against the photographs: renders of views, PSNR and SSIM."""
+"""A splat against the photographs: renders of views, PSNR, SSIM and cc-PSNR."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from spaceport_lab import backends, metrics
@@ -26,11 +26,14 @@ class ViewMetrics:
         name: of the photograph.
         psnr: in dB, at the camera's size; infinite where render and photograph are the same.
         ssim: 1 is the same; None where it was not asked for.
+        cc_psnr: PSNR in dB once the render's colours are matched to the photograph's by an affine map; None
+            where it was not asked for.
     """
 
     name: str
     psnr: float
     ssim: float | None
+    cc_psnr: float | None = None
 
 
 def render_view(
@@ -74,8 +77,9 @@ def evaluate(
     backend: str = "cpu",
     *,
     with_ssim: bool = True,
+    with_cc: bool = False,
 ) -> list[ViewMetrics]:
-    """PSNR and SSIM of every view of `cameras` against its photograph in `image_dir`.
+    """PSNR, SSIM and cc-PSNR of every view of `cameras` against its photograph in `image_dir`.
 
     Photographs of another size than their camera are brought to it, area-averaged.
 
@@ -88,19 +92,46 @@ def evaluate(
         cameras.names, cameras.sizes, render_views(gaussians, cameras, backend=backend), strict=True
     ):
         photo = load_rgb(Path(image_dir) / name, (int(size[0]), int(size[1])))
-        results.append(compare(name, render, photo, with_ssim=with_ssim))
+        results.append(compare(name, render, photo, with_ssim=with_ssim, with_cc=with_cc))
     return results
 
 
-def compare(name: str, render: np.ndarray, photo: np.ndarray, *, with_ssim: bool = True) -> ViewMetrics:
-    """Metrics of one render [H, W, 3] in 0..1 against its photograph, uint8 [H, W, 3]."""
+def compare(
+    name: str,
+    render: Float[np.ndarray, "H W 3"],
+    photo: UInt8[np.ndarray, "H W 3"],
+    *,
+    with_ssim: bool = True,
+    with_cc: bool = False,
+    mask: Bool[np.ndarray, "H W"] | None = None,
+) -> ViewMetrics:
+    """Metrics of one render in 0..1 against its photograph.
+
+    Args:
+        name: of the photograph.
+        render, photo: the images.
+        with_ssim: measure SSIM as well.
+        with_cc: measure cc-PSNR as well.
+        mask: True where pixels count; None: everywhere. Figures are NaN where it leaves no pixel.
+    """
     truth = photo.astype(np.float32) / 255
-    return ViewMetrics(name, metrics.psnr(render, truth), metrics.ssim(render, truth) if with_ssim else None)
+    return ViewMetrics(
+        name,
+        metrics.psnr(render, truth, mask),
+        metrics.ssim(render, truth, mask) if with_ssim else None,
+        metrics.cc_psnr(render, truth, mask) if with_cc else None,
+    )
 
 
 def mean_psnr(views: Sequence[ViewMetrics]) -> float | None:
     """Mean of the views' PSNR in dB, the figure papers report; None without views."""
     return float(np.mean([view.psnr for view in views])) if views else None
+
+
+def mean_cc_psnr(views: Sequence[ViewMetrics]) -> float | None:
+    """Mean of the views' cc-PSNR in dB; None without views or where it was not measured."""
+    values = [view.cc_psnr for view in views if view.cc_psnr is not None]
+    return float(np.mean(values)) if values else None
 
 
 def mean_ssim(views: Sequence[ViewMetrics]) -> float | None:

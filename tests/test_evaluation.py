@@ -68,6 +68,33 @@ def test_a_missing_photograph_is_named(scene: tuple[Gaussians, Cameras, Path], t
         evaluation.evaluate(scene[0], scene[1], tmp_path)
 
 
+def test_a_darker_photograph_costs_psnr_but_no_cc_psnr(
+    scene: tuple[Gaussians, Cameras, Path], tmp_path: Path
+) -> None:
+    truth, cameras, images = scene
+    photo = np.asarray(Image.open(images / cameras.names[0]))
+    Image.fromarray((photo * 0.6 + 20).astype(np.uint8)).save(tmp_path / cameras.names[0])
+    (view,) = evaluation.evaluate(truth, cameras.subset([0]), tmp_path, with_ssim=False, with_cc=True)
+    assert view.ssim is None
+    assert view.psnr < 30
+    assert view.cc_psnr > 50
+    assert evaluation.mean_cc_psnr([view]) == view.cc_psnr
+
+
+def test_masked_pixels_do_not_count() -> None:
+    rng = np.random.default_rng(0)
+    photo = rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    render, mask = photo.astype(np.float32) / 255, np.ones((20, 30), bool)
+    render[:, 15:], mask[:, 15:] = 0, False
+    plain, masked = (evaluation.compare("a", render, photo, with_cc=True, mask=m) for m in (None, mask))
+    assert plain.psnr < plain.cc_psnr < 30
+    assert masked.psnr == masked.cc_psnr == np.inf
+    assert masked.ssim > plain.ssim
+    assert np.isnan(evaluation.compare("a", render, photo, mask=np.zeros_like(mask)).psnr)
+
+
 def test_no_views_have_no_mean() -> None:
     assert evaluation.mean_psnr([]) is None
+    assert evaluation.mean_cc_psnr([]) is None
+    assert evaluation.mean_cc_psnr([evaluation.ViewMetrics("a", 20.0, None)]) is None
     assert evaluation.mean_ssim([]) is None

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spaceport_lab.metrics import psnr, ssim
+from spaceport_lab.metrics import cc_psnr, psnr, ssim
 
 
-def slow_ssim(a: np.ndarray, b: np.ndarray) -> float:
+def slow_ssim(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
     """The 3DGS code's formula with one 11×11 convolution, in double precision."""
     offsets = torch.arange(11, dtype=torch.float64) - 5
     line = torch.exp(-(offsets**2) / (2 * 1.5**2))
@@ -27,7 +27,8 @@ def slow_ssim(a: np.ndarray, b: np.ndarray) -> float:
     mx, my = blur(x), blur(y)
     vx, vy, cov = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
     c1, c2 = 0.01**2, 0.03**2
-    return float(((2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))).mean())
+    likeness = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    return float((likeness if mask is None else likeness[:, :, torch.from_numpy(mask)]).mean())
 
 
 def picture(seed: int, height: int = 40, width: int = 53) -> np.ndarray:
@@ -81,6 +82,84 @@ def test_tensors_are_taken_as_well() -> None:
 def test_shapes_must_agree(metric) -> None:
     with pytest.raises(ValueError, match=r"got \(40, 53, 3\) and \(20, 53, 3\)"):
         metric(picture(0), picture(0)[:20])
+    with pytest.raises(ValueError, match=r"bools \(40, 53\) is needed, got bool of shape \(40, 50\)"):
+        metric(picture(0), picture(1), np.ones((40, 50), bool))
+    with pytest.raises(ValueError, match="got float32"):
+        metric(picture(0), picture(1), np.ones((40, 53), np.float32))
+
+
+def holes(seed: int, share: float = 0.4) -> np.ndarray:
+    return np.random.default_rng(seed).random((40, 53)) > share
+
+
+def test_masked_pixels_do_not_count() -> None:
+    a, b, mask = picture(0), picture(1), holes(2)
+    spoilt = b.copy()
+    spoilt[~mask] = np.nan
+    assert psnr(a, spoilt, mask) == pytest.approx(-10 * np.log10(np.mean((a - b)[mask] ** 2)), abs=1e-4)
+    assert cc_psnr(a, spoilt, mask) == pytest.approx(slow_cc_psnr(a[mask], b[mask]), abs=1e-4)
+    assert ssim(a, b, mask) == pytest.approx(slow_ssim(a, b, mask), abs=1e-5)
+    assert psnr(a, b, torch.from_numpy(mask)) == psnr(a, b, mask)
+
+
+@pytest.mark.parametrize("metric", [psnr, ssim, cc_psnr])
+def test_masks_that_hide_nothing_and_everything(metric) -> None:
+    a, b = picture(0), picture(1)
+    assert metric(a, b, np.ones((40, 53), bool)) == metric(a, b)
+    assert math.isnan(metric(a, b, np.zeros((40, 53), bool)))
+
+
+def test_no_pixels_have_no_figures() -> None:
+    nothing = np.zeros((0, 5, 3), np.float32)
+    assert all(math.isnan(metric(nothing, nothing)) for metric in (psnr, ssim, cc_psnr))
+
+
+def test_ssim_with_and_without_a_mask_are_one_formula() -> None:
+    a, b, mask = picture(5), picture(6), holes(7)
+    parts = [ssim(a, b, m) * m.sum() for m in (mask, ~mask)]
+    assert ssim(a, b) == pytest.approx(sum(parts) / mask.size, abs=1e-5)
+
+
+def slow_cc_psnr(render: np.ndarray, photo: np.ndarray) -> float:
+    """numpy's least squares on all pixels."""
+    pixels = np.column_stack([render.reshape(-1, 3), np.ones(render.size // 3)]).astype(np.float64)
+    wanted = photo.reshape(-1, 3).astype(np.float64)
+    matched = np.clip(pixels @ np.linalg.lstsq(pixels, wanted, rcond=None)[0], 0, 1)
+    return -10 * math.log10(np.mean((matched - wanted) ** 2))
+
+
+def test_cc_psnr_is_psnr_after_least_squares() -> None:
+    a, b = (
+        picture(0),
+        np.clip(picture(0) @ np.array([[0.7, 0.1, 0], [0, 0.8, 0], [0.1, 0, 1.4]]) + 0.05, 0, 1),
+    )
+    noisy = (b + np.random.default_rng(1).normal(0, 0.03, b.shape)).clip(0, 1).astype(np.float32)
+    assert cc_psnr(a, noisy) == pytest.approx(slow_cc_psnr(a, noisy), abs=1e-4)
+    assert cc_psnr(a, noisy) > psnr(a, noisy) + 10
+    assert cc_psnr(torch.from_numpy(a), torch.from_numpy(noisy)) == cc_psnr(a, noisy)
+
+
+def test_cc_psnr_of_a_changed_exposure_is_that_of_rounding_alone() -> None:
+    photo = 0.2 + 0.5 * picture(4)
+    render = photo * np.array([1.3, 0.9, 1.1], np.float32) - 0.1
+    assert cc_psnr(render, photo) > 100
+    assert psnr(render, photo) < 30
+
+
+def test_cc_psnr_of_pictures_that_say_nothing_about_colours() -> None:
+    flat, grey = np.full((40, 53, 3), 0.3, np.float32), np.repeat(picture(8)[..., :1], 3, axis=2)
+    assert cc_psnr(flat, picture(9)) == pytest.approx(slow_cc_psnr(flat, picture(9)), abs=1e-3)
+    assert cc_psnr(grey, picture(9)) == pytest.approx(slow_cc_psnr(grey, picture(9)), abs=1e-3)
+    assert cc_psnr(grey, grey) == math.inf
+    spoilt = grey.copy()
+    spoilt[3, 4] = np.nan
+    assert math.isnan(cc_psnr(spoilt, grey))
+
+
+@settings(max_examples=25, deadline=None)
+@given(hnp.arrays(np.float32, (2, 6, 5, 3), elements=st.floats(0, 1, width=32)))
+def test_cc_psnr_is_never_below_psnr(pair: np.ndarray) -> None:
+    assert cc_psnr(*pair) >= psnr(*pair)
 
 
 @settings(max_examples=25, deadline=None)
