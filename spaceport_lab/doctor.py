@@ -15,9 +15,6 @@ from spaceport_lab import runcard
 MIN_MEMORY_GB, MIN_DISK_GB = 6.0, 5.0
 """Below these the sample still runs and a real flight will not."""
 
-MIN_COMPUTE_CAPABILITY = (7, 0)
-"""gsplat's kernels are built for Volta and newer."""
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -98,49 +95,28 @@ def _versions() -> Iterator[Finding]:
 
 
 def _gpu() -> Iterator[Finding]:
+    """No GPU, or one out of reach, is nothing wrong; one that should work and cannot is."""
     import torch
 
-    if torch.version.cuda is None:
-        yield Finding(
-            "note",
-            "GPU",
-            "this torch is built for the CPU only",
-            "fine without a GPU; with one, install torch's CUDA build (see environment.yml)",
-        )
+    from spaceport_lab.backends.choose import Obstacle, why_no_cuda
+
+    reason = why_no_cuda()
+    if reason is not None and reason.obstacle not in (
+        Obstacle.KERNELS_NOT_BUILT,
+        Obstacle.KERNELS_NOT_LOADED,
+    ):
+        broken = (Obstacle.DRIVER_TOO_OLD, Obstacle.DRIVER_FAILS, Obstacle.GPU_TOO_OLD)
+        state = "problem" if reason.obstacle in broken else "note"
+        yield Finding(state, "GPU", reason.sentence, reason.advice)
         return
-    if not torch.cuda.is_available():
-        driver = "" if shutil.which("nvidia-smi") else ", and no NVIDIA driver"
-        yield Finding(
-            "note",
-            "GPU",
-            f"torch {torch.__version__} finds no CUDA device{driver}",
-            f"with a GPU in the machine: install a driver for CUDA {torch.version.cuda} or newer",
-        )
-        return
-    name, capability = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
+    major, minor = torch.cuda.get_device_capability()
     memory = torch.cuda.get_device_properties(0).total_memory / 1e9
-    recent = capability >= MIN_COMPUTE_CAPABILITY
-    yield Finding(
-        "ok" if recent else "problem",
-        "GPU",
-        f"{name}, compute capability {capability[0]}.{capability[1]}, {memory:.0f} GB",
-        "" if recent else "older than gsplat supports: use --set train.backend=cpu",
-    )
-    if recent:
-        yield _gsplat_kernels()
-
-
-def _gsplat_kernels() -> Finding:
-    from spaceport_lab.backends import choose_backend
-    from spaceport_lab.errors import BackendError
-
-    try:
-        choose_backend("cuda")
-    except BackendError as error:
-        return Finding(
-            "problem", "gsplat kernels", error.what, error.hint or "install the CUDA toolkit (nvcc)"
-        )
-    return Finding("ok", "gsplat kernels", "built and loaded")
+    found = f"{torch.cuda.get_device_name()}, compute capability {major}.{minor}, {memory:.0f} GB"
+    yield Finding("ok", "GPU", found)
+    if reason is None:
+        yield Finding("ok", "gsplat kernels", "built and loaded")
+    else:
+        yield Finding("problem", "gsplat kernels", reason.sentence, reason.advice)
 
 
 def _rasterizer() -> Iterator[Finding]:

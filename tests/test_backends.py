@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import rasterize_reference as reference
@@ -411,28 +413,114 @@ class TestChooseBackend:
             choose_backend("vulkan")
 
     @staticmethod
-    def refused(reason: str) -> None:
+    def refused(obstacle: choose.Obstacle, reason: str) -> None:
         assert choose_backend("auto") == "cpu"
-        with pytest.raises(BackendError, match=rf"(?s)cannot run on this machine.*got:.*{reason}"):
+        assert choose.why_no_cuda().obstacle is obstacle
+        pattern = rf"(?s)cannot run on this machine.*got:.*{reason}.*try:.*backend cpu"
+        with pytest.raises(BackendError, match=pattern) as raised:
             choose_backend("cuda")
+        assert obstacle.value in str(raised.value)
 
-    def test_torch_without_cuda(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_torch_without_cuda(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        self.pretend_machine(monkeypatch, tmp_path, gpu=False)
         monkeypatch.setattr(torch.version, "cuda", None)
-        self.refused("built without CUDA")
+        self.refused(choose.Obstacle.TORCH_WITHOUT_CUDA, "built without CUDA\n")
+        choose.why_no_cuda.cache_clear()
+        self.pretend_machine(monkeypatch, tmp_path, gpu=True)
+        monkeypatch.setattr(torch.version, "cuda", None)
+        self.refused(choose.Obstacle.TORCH_WITHOUT_CUDA, "but there is an NVIDIA GPU")
 
-    def test_no_gpu(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(torch.version, "cuda", "12.8")
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        self.refused("finds no CUDA GPU")
+    @pytest.mark.parametrize(
+        ("gpu", "smi", "complaint", "obstacle", "reason"),
+        [
+            (False, None, "Found no NVIDIA driver on your system. Please", "NO_GPU", "no NVIDIA GPU in this"),
+            (False, None, "", "NO_GPU", "no NVIDIA GPU in this"),
+            (False, None, "No CUDA GPUs are available", "NO_GPU", "no NVIDIA GPU in this"),
+            (True, None, "Found no NVIDIA driver on your system. Please", "NO_DRIVER", "no driver for it"),
+            (True, ("470.57", "11.4"), "system is too old (found version 11040)", "DRIVER_TOO_OLD",
+             "driver 470.57 is too old: it knows CUDA up to 11.4, this PyTorch is built for CUDA 12.8"),
+            (True, None, "system is too old (found version 11080)", "DRIVER_TOO_OLD",
+             "driver is too old: it knows CUDA up to 11.8, .* CUDA 12.8"),
+            (True, ("470.57", "11.4"), "", "DRIVER_TOO_OLD", "470.57 .* 11.4, .* 12.8"),
+            (True, ("550.54", "12.4"), "CUDA unknown error\n...", "DRIVER_FAILS", "unknown error\n"),
+            (True, ("550.54", "12.4"), "", "DRIVER_FAILS", "finds no device"),
+        ],
+    )  # fmt: skip
+    def test_no_device(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gpu: bool, smi: tuple | None, complaint: str,
+        obstacle: str, reason: str,
+    ) -> None:  # fmt: skip
+        self.pretend_machine(monkeypatch, tmp_path, gpu, smi, complaint)
+        self.refused(choose.Obstacle[obstacle], reason)
+
+    @pytest.mark.parametrize("smi", [None, ("550.54", "12.4")])
+    def test_a_hidden_gpu(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, smi: tuple | None) -> None:
+        self.pretend_machine(monkeypatch, tmp_path, True, smi, "No CUDA GPUs are available")
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+        self.refused(choose.Obstacle.GPU_HIDDEN, "CUDA_VISIBLE_DEVICES='-1' hides")
+
+    def test_nvidia_smi_that_fails_is_no_driver(
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        self.pretend_machine(monkeypatch, tmp_path, True, ("1", "1.0"), "Found no NVIDIA driver on")
+        (tmp_path / "nvidia-smi").write_text("#!/bin/sh\necho has failed; exit 9\n")
+        self.refused(choose.Obstacle.NO_DRIVER, "no driver for it can be reached")
 
     def test_gpu_too_old(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pretend_gpu(monkeypatch, (5, 2))
-        self.refused("capability 5.2, gsplat needs 7.0")
+        self.refused(choose.Obstacle.GPU_TOO_OLD, "capability 5.2, gsplat needs 7.0")
 
     def test_kernels_cannot_be_loaded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.pretend_gpu(monkeypatch, (9, 0))
         monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", None)
-        self.refused("kernels cannot be loaded")
+        self.refused(choose.Obstacle.KERNELS_NOT_LOADED, "kernels cannot be loaded: ModuleNotFoundError")
+
+    def test_kernels_are_not_built(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pretend_gpu(monkeypatch, (9, 0))
+        monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", SimpleNamespace(_C=None))
+        self.refused(choose.Obstacle.KERNELS_NOT_BUILT, "no CUDA toolkit")
+
+    def test_kernels_cannot_be_built(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Failing(ModuleType):
+            def __getattr__(self, name: str) -> None:
+                raise RuntimeError("Error building extension 'gsplat_cuda': " + 400 * "x" + "\npages of log")
+
+        self.pretend_gpu(monkeypatch, (9, 0))
+        monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", Failing("gsplat.cuda._backend"))
+        self.refused(choose.Obstacle.KERNELS_NOT_BUILT, "cannot be built: RuntimeError: Error building")
+        assert len(str(choose.why_no_cuda())) < 400
+
+    def test_all_is_well(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pretend_gpu(monkeypatch, (9, 0))
+        monkeypatch.setitem(sys.modules, "gsplat.cuda._backend", SimpleNamespace(_C=object()))
+        assert choose.why_no_cuda() is None
+        assert choose_backend("auto") == choose_backend("cuda") == "cuda"
+
+    @staticmethod
+    def pretend_machine(
+        monkeypatch: pytest.MonkeyPatch, folder: Path, gpu: bool, smi: tuple[str, str] | None = None,
+        complaint: str = "",
+    ) -> None:  # fmt: skip
+        """A torch for CUDA 12.8 that finds no device, with or without a GPU on the bus and nvidia-smi."""
+        device = folder / "pci" / "0000:01:00.0"
+        device.mkdir(parents=True, exist_ok=True)
+        (device / "vendor").write_text("0x10de\n" if gpu else "0x1af4\n")
+        (device / "class").write_text("0x030200\n")
+        monkeypatch.setattr(choose, "PCI_DEVICES", folder / "pci")
+        program = folder / "nvidia-smi"
+        if smi:
+            program.write_text(f"#!/bin/sh\necho '| Driver Version: {smi[0]}  CUDA Version: {smi[1]}  |'\n")
+            program.chmod(0o755)
+        monkeypatch.setattr(choose.shutil, "which", lambda name: str(program) if smi else None)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+        def init() -> None:
+            if complaint:
+                raise RuntimeError(complaint)
+
+        monkeypatch.setattr(torch.version, "cuda", "12.8")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cuda, "init", init)
 
     @staticmethod
     def pretend_gpu(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:

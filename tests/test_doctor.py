@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from spaceport_lab import doctor
+from spaceport_lab.backends import choose
+from spaceport_lab.backends.choose import NoCuda, Obstacle
 
 
 def test_this_machine_can_run_the_pipeline() -> None:
@@ -40,3 +45,35 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = next(f for f in doctor.examine() if f.subject == "versions")
     assert finding.state == "problem"
     assert "no-such-package" in finding.advice
+
+
+def looked_at(monkeypatch: pytest.MonkeyPatch, reason: NoCuda | None) -> dict[str, doctor.Finding]:
+    """What the doctor says of a GPU that cannot be used for a reason."""
+    monkeypatch.setattr(choose, "why_no_cuda", lambda: reason)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=80_000_000_000)
+    )
+    return {f.subject: f for f in doctor.examine()}
+
+
+@pytest.mark.parametrize("obstacle", Obstacle)
+def test_every_obstacle_of_a_gpu_is_told_with_its_advice(
+    monkeypatch: pytest.MonkeyPatch, obstacle: Obstacle
+) -> None:
+    findings = looked_at(monkeypatch, NoCuda(obstacle, "what is in the way"))
+    kernels = obstacle in (Obstacle.KERNELS_NOT_BUILT, Obstacle.KERNELS_NOT_LOADED)
+    finding = findings["gsplat kernels" if kernels else "GPU"]
+    assert (finding.found, finding.advice) == ("what is in the way", obstacle.value)
+    # A machine that was never meant to use a GPU is in order.
+    harmless = ("TORCH_WITHOUT_CUDA", "NO_GPU", "GPU_HIDDEN", "NO_DRIVER")
+    assert finding.state == ("note" if obstacle.name in harmless else "problem")
+    assert (findings["GPU"].state == "ok") == kernels
+    assert ("gsplat kernels" in findings) == kernels
+
+
+def test_a_gpu_that_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = looked_at(monkeypatch, None)
+    assert findings["GPU"].found == "a GPU, compute capability 9.0, 80 GB"
+    assert findings["GPU"].state == findings["gsplat kernels"].state == "ok"
