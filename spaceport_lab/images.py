@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from spaceport_lab.errors import PhotosError
@@ -34,6 +35,35 @@ def load_rgb(path: Path | str, size: tuple[int, int] | None = None) -> UInt8[np.
     if size is not None:
         rgb = resize_area(rgb, size)
     return rgb
+
+
+def find_masks(folder: Path, names: Sequence[str]) -> tuple[dict[str, Path], list[str]]:
+    """Image name → its mask, named a.jpg.png as COLMAP has it, a.png or a.jpg; and the files left over."""
+    there = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+    found = {}
+    for name in names:
+        wanted = (f"{name}.png", Path(name).with_suffix(".png").as_posix(), name)
+        path = next((there[candidate] for candidate in wanted if candidate in there), None)
+        if path is not None:
+            found[name] = path
+    used = set(found.values())
+    return found, [name for name, path in there.items() if path not in used]
+
+
+def load_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
+    """Where a photograph of `size` (width, height) counts: where its mask is not black.
+
+    Raises:
+        PhotosError: the mask cannot be read.
+    """
+    counts = load_rgb(path).any(axis=2)
+    if counts.shape != size[::-1]:
+        counts = np.array(Image.fromarray(counts).resize(size, Image.Resampling.NEAREST))
+    return counts
 
 
 def resize_area(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:

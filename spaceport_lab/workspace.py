@@ -151,6 +151,9 @@ def gather_inputs(run: StageRun, params: StageParams) -> dict[str, str]:
                 f"{run.stage}.{name} does not exist", got=source, hint="check the path's spelling"
             )
         inputs[str(name)] = files.hash_path(Path(source))
+        beside = Path(source).parent / "masks"
+        if run.stage == "ingest" and beside.is_dir():
+            inputs["masks"] = files.hash_path(beside)
     return inputs
 
 

@@ -17,8 +17,9 @@ from PIL import Image, ImageFile
 
 from spaceport_lab import files
 from spaceport_lab.errors import PhotosError
+from spaceport_lab.ingest import masks
 from spaceport_lab.ingest.photos import Photo, judge, place
-from spaceport_lab.ingest.sources import GROUND_TRUTH, Found, collect, flat_names, unique_name
+from spaceport_lab.ingest.sources import GROUND_TRUTH, MASKS, Found, collect, flat_names, unique_name
 from spaceport_lab.params import IngestParams
 from spaceport_lab.runcard import usable_cores
 from spaceport_lab.workspace import Progress, StageRun
@@ -35,14 +36,15 @@ FLAT_CONTRAST = 2.0
 def run(run: StageRun, p: IngestParams) -> Iterator[Progress]:
     """Judge the photographs of `p.source` and bring the usable ones together in images/.
 
-    Writes images/, thumbnails/, photos.json, and ground_truth.json where one lies beside the photographs.
+    Writes images/, thumbnails/, photos.json, and ground_truth.json where one lies beside the photographs; and
+    masks/, NAME.png for each photograph NAME that has a mask.
 
     Raises:
         PhotosError: fewer than three usable photographs, nothing there, or a hostile or broken archive.
         WorkspaceError: the disk is full or the folder is not writable.
     """
     source = Path(p.source).expanduser() if p.source else run.scene_dir / "images"
-    for leftover in ("images", "thumbnails"):
+    for leftover in ("images", "thumbnails", MASKS):
         shutil.rmtree(run.dir / leftover, ignore_errors=True)
     unpacked = run.dir / "unpacked"
     try:
@@ -54,6 +56,7 @@ def run(run: StageRun, p: IngestParams) -> Iterator[Progress]:
         if len(used) < MIN_PHOTOS:
             raise _too_few(source, found, photos)
         yield from _place_all(found.root, used, run.dir / "images")
+        yield from _place_masks(run, found, photos)
         if found.truth is not None:
             files.write_bytes(run.output(GROUND_TRUTH), found.truth.read_bytes())
     finally:
@@ -150,6 +153,37 @@ def _place_all(root: Path, used: list[Photo], images: Path) -> Iterator[Progress
     with ThreadPoolExecutor(usable_cores()) as pool:
         for number, _ in enumerate(pool.map(one, used), 1):
             yield Progress(number, len(used), "bringing photographs together")
+
+
+def _place_masks(run: StageRun, found: Found, photos: list[Photo]) -> Iterator[Progress]:
+    """Bring the masks of the used photographs together, and say of every other one what became of it."""
+    matched = masks.find(found.masks, [photo.source for photo in photos])
+    wanted = [photo for photo in photos if photo.used and photo.source in matched.of]
+
+    def one(photo: Photo) -> float | str:
+        try:
+            return masks.place(matched.of[photo.source], photo, run.dir / MASKS / f"{photo.name}.png")
+        except PhotosError as error:
+            return f"{error.what} ({error.got})"
+
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        made = []
+        for number, result in enumerate(pool.map(one, wanted), 1):
+            made.append(result)
+            yield Progress(number, len(wanted), "bringing masks together")
+    problems = [result for result in made if isinstance(result, str)]
+    hidden = [photo.name for photo, share in zip(wanted, made, strict=True) if share == 0]
+    if found.masks is not None:
+        run.metrics.update(n_masks=len(made) - len(problems), n_masks_unmatched=len(matched.unmatched))
+    if (run.dir / MASKS).is_dir():
+        run.output(MASKS)
+    for what, names in (
+        ("masks match no photograph", matched.unmatched),
+        ("masks cannot be used, their photographs count everywhere", problems),
+        ("photographs are hidden altogether by their masks", hidden),
+    ):
+        if names:
+            run.warn(f"{len(names)} {what}: {', '.join(names[:5])}{' …' if names[5:] else ''}")
 
 
 def _write_photos(run: StageRun, source: Path, found: Found, photos: list[Photo]) -> None:

@@ -36,7 +36,7 @@ JUDGED_SIDE = 1024
 JPEG_QUALITY = 97
 
 _ORIENTATION, _MAKE, _MODEL, _DATE, _EXIF, _GPS = 0x0112, 0x010F, 0x0110, 0x0132, 0x8769, 0x8825
-_TURNS = {
+TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -297,7 +297,7 @@ def _with_ending(name: str, endings: tuple[str, ...]) -> str:
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

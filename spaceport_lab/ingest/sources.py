@@ -8,7 +8,7 @@ import stat
 import unicodedata
 import zipfile
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from spaceport_lab import files
@@ -16,6 +16,8 @@ from spaceport_lab.errors import PhotosError, WorkspaceError
 from spaceport_lab.workspace import Progress
 
 GROUND_TRUTH = "ground_truth.json"
+MASKS = "masks"
+"""Folder of masks, beside the photographs or inside their folder."""
 
 _SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx", "ehthumbs.db", "icon\r"}
 _SIDECARS = {
@@ -35,6 +37,7 @@ class Found:
         ignored: what was passed over without being opened → why (hidden, system file, sidecar).
         damaged: entries of an archive that could not be unpacked whole → why.
         truth: a ground_truth.json beside or above the photographs, or None.
+        masks: a folder of masks inside or beside the photographs', or None; its files are in no other list.
     """
 
     root: Path
@@ -42,6 +45,7 @@ class Found:
     ignored: dict[str, str]
     damaged: dict[str, str]
     truth: Path | None
+    masks: Path | None = None
 
 
 def collect(source: Path, unpack_dir: Path, max_archive_gb: float) -> Generator[Progress, None, Found]:
@@ -58,7 +62,7 @@ def collect(source: Path, unpack_dir: Path, max_archive_gb: float) -> Generator[
             hint="put the photographs there, or set ingest.source to their folder or zip",
         )
     if source.is_dir():
-        return _in_folder(_photo_folder(source))
+        return _in_folder(_photo_folder(source), beside=True)
     if not zipfile.is_zipfile(source):
         raise PhotosError(
             "photographs come as a folder or a zip",
@@ -66,8 +70,11 @@ def collect(source: Path, unpack_dir: Path, max_archive_gb: float) -> Generator[
             hint="give the folder the file lies in" if source.suffix.lower() in _PHOTO_ENDINGS else None,
         )
     damaged = yield from _unpack(source, unpack_dir, max_archive_gb)
-    found = _in_folder(_photo_folder(unpack_dir))
-    return Found(found.root, found.names, found.ignored, damaged, found.truth)
+    root = _photo_folder(unpack_dir)
+    found = _in_folder(root, beside=root != unpack_dir)
+    beside = source.parent / MASKS
+    masks = found.masks or (beside if beside.is_dir() else None)
+    return replace(found, damaged=damaged, masks=masks)
 
 
 def flat_names(names: tuple[str, ...]) -> dict[str, str]:
@@ -118,9 +125,14 @@ def _photo_folder(folder: Path) -> Path:
     return folder
 
 
-def _in_folder(root: Path) -> Found:
+def _in_folder(root: Path, *, beside: bool) -> Found:
+    """What lies under `root`; `beside`: whether masks may lie next to it."""
     names, ignored = [], {}
+    places = (root / MASKS, root.parent / MASKS) if beside else (root / MASKS,)
+    masks = next((place for place in places if place.is_dir() and place != root), None)
     for path in _walk(root):
+        if masks is not None and path.is_relative_to(masks):
+            continue
         name = path.relative_to(root).as_posix()
         if any(_is_hidden(part) for part in PurePosixPath(name).parts):
             ignored[name] = "hidden or made by the system"
@@ -130,7 +142,7 @@ def _in_folder(root: Path) -> Found:
             names.append(name)
     truths = (root / GROUND_TRUTH, root.parent / GROUND_TRUTH)
     truth = next((t for t in truths if t.is_file()), None)
-    return Found(root, tuple(sorted(names)), ignored, {}, truth)
+    return Found(root, tuple(sorted(names)), ignored, {}, truth, masks)
 
 
 def _walk(root: Path) -> Iterator[Path]:

@@ -18,14 +18,15 @@ from spaceport_lab.workspace import Progress, StageRun
 
 __all__ = ["candidate_rows", "read_photos", "read_registration", "run", "unregistered_rows"]
 
-_MADE = ("images", "sparse", "model", "registration.json", "georeference.json", "normalisation.json")
+_MADE = ("images", "masks", "sparse", "model", "registration.json", "georeference.json", "normalisation.json")
 
 
 def run(run: StageRun, p: SfmParams) -> Iterator[Progress]:
     """Reconstruct cameras and points from the ingested photographs, or take over `p.import_path`.
 
     Writes images/ and sparse/ (undistorted, pinhole), model/ (with distortion, in the same world),
-    registration.json, and georeference.json with GPS or normalisation.json without.
+    registration.json, and georeference.json with GPS or normalisation.json without; and masks/, where there
+    are masks: no features are sought in what they hide, and they are undistorted like their photographs.
 
     Raises:
         ReconstructionError: COLMAP made nothing of the photographs, or the model to import is not usable.
@@ -43,6 +44,7 @@ def run(run: StageRun, p: SfmParams) -> Iterator[Progress]:
         "work": work,
         "import_path": str(Path(p.import_path).expanduser().resolve()) if p.import_path else "",
         "images": "" if p.import_path else run.input("ingest", "images"),
+        "masks": "" if p.import_path else _masks(run),
         "photos": photos,
         "params": p.model_dump(),
         "threads": usable_cores(),
@@ -62,9 +64,17 @@ def run(run: StageRun, p: SfmParams) -> Iterator[Progress]:
         gps_rmse_m=result["gps_rmse_m"],
         pose_rmse_m=_against_truth(run, photos),
     )
+    if "n_masks" in result:
+        run.metrics["n_masks"] = result["n_masks"]
     rows = read_registration(run)["photographs"]
     _warn(run, result, rows)
     _judge(run, p, rows)
+
+
+def _masks(run: StageRun) -> Path | str:
+    """The folder of masks ingest made, or an empty name."""
+    folder = run.input("ingest") / "masks"
+    return folder if folder.is_dir() else ""
 
 
 def read_photos(run: StageRun) -> list[dict[str, Any]]:
@@ -144,6 +154,9 @@ def _warn(run: StageRun, result: dict[str, Any], rows: list[dict[str, Any]]) -> 
     ]
     if strays:
         run.warn(f"GPS that strays was left out of the georeference: {', '.join(strays[:5])}")
+    left = result.get("masks_left", [])
+    if left and (result["n_masks"] == 0 or "missing" in result):  # ingest has matched its own already
+        run.warn(f"{len(left)} masks are of no registered photograph: {', '.join(left[:5])}")
     if result.get("rescaled"):
         run.warn(f"{result['rescaled']} cameras were scaled to the size of their images")
 

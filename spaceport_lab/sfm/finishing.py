@@ -16,6 +16,7 @@ from PIL import Image
 from spaceport_lab import files
 from spaceport_lab.cameras import Similarity, gps_to_enu
 from spaceport_lab.errors import ReconstructionError
+from spaceport_lab.sfm import masks
 from spaceport_lab.sfm.georeference import GpsFit, fit_gps, normalisation, upright
 from spaceport_lab.sfm.reporter import Reporter
 
@@ -135,9 +136,9 @@ def finish(
     model_dir = out / "model"
     model_dir.mkdir(parents=True, exist_ok=True)
     model.write_binary(model_dir)
-    undistort(job, model_dir, reporter)
+    of_masks = undistort(job, model_dir, reporter)
     files.write_json(out / "registration.json", card)
-    return {
+    return of_masks | {
         "n_registered": model.num_reg_images(),
         "n_points": model.num_points3D(),
         "reprojection_error_px": error_px,
@@ -156,11 +157,14 @@ def _histograms(model: pycolmap.Reconstruction) -> dict[str, Any]:
     }
 
 
-def undistort(job: dict[str, Any], model_dir: Path, reporter: Reporter) -> None:
+def undistort(job: dict[str, Any], model_dir: Path, reporter: Reporter) -> dict[str, Any]:
     """Make images/ and sparse/ of pinhole cameras, at most `train_size` on the longer side.
 
     COLMAP undistorts at up to twice that and each final pixel is the mean of the area it covers: COLMAP's own
     reduction between one half and one samples single points, which leaves aliasing that no splat can follow.
+
+    Returns:
+        Figures of the masks, where there are masks.
     """
     params, out = job["params"], Path(job["out"])
     dense = Path(job["work"]) / "undistorted"
@@ -189,6 +193,22 @@ def undistort(job: dict[str, Any], model_dir: Path, reporter: Reporter) -> None:
     )
     (out / "sparse").mkdir()
     model.write_binary(out / "sparse")
+    return _undistort_masks(job, pycolmap.Reconstruction(model_dir), model)
+
+
+def _undistort_masks(
+    job: dict[str, Any], before: pycolmap.Reconstruction, after: pycolmap.Reconstruction
+) -> dict[str, Any]:
+    """Make masks/ where there are masks; those of a model to import lie beside its images, as everywhere."""
+    out = Path(job["out"]) / "masks"
+    shutil.rmtree(out, ignore_errors=True)
+    folder = job.get("masks")
+    if not folder and job["import_path"]:
+        folder = Path(job["images"]).parent / "masks"
+    if not folder or not Path(folder).is_dir():
+        return {}
+    n_masks, left = masks.undistort(before, after, Path(folder), out, job["threads"])
+    return {"n_masks": n_masks, "masks_left": left}
 
 
 def _reduce(

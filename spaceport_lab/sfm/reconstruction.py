@@ -13,7 +13,7 @@ import psutil
 import pycolmap
 
 from spaceport_lab.errors import ReconstructionError
-from spaceport_lab.sfm import finishing
+from spaceport_lab.sfm import finishing, masks
 from spaceport_lab.sfm.georeference import GpsFit
 from spaceport_lab.sfm.pairs import choose_matching, make_pairs
 from spaceport_lab.sfm.registration import (
@@ -245,6 +245,8 @@ def _extract(job: dict[str, Any], attempt: Attempt, database: Path, reporter: Re
     options.sift.first_octave = attempt.first_octave
     reader = pycolmap.ImageReaderOptions()
     reader.camera_model = params["camera_model"]
+    if job.get("masks"):
+        reader.mask_path = masks.for_all(Path(job["masks"]), job["photos"], Path(job["work"]) / "masks")
     groups: dict[str, list[str]] = defaultdict(list)
     for photo in job["photos"]:
         groups[photo["group"]].append(photo["name"])
