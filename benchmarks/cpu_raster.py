@@ -183,7 +183,7 @@ def take_turns(
 def by_stage(ours: Ours, clock: Callable[[], float], rounds: int) -> dict[str, float]:
     """Median milliseconds of each kernel in a step."""
     found: dict[str, list[float]] = defaultdict(list)
-    plain = render._on_all
+    plain = threads.on_all
 
     def timed(function: Any, shares: int, *args: Any) -> list:
         began = clock()
@@ -191,12 +191,12 @@ def by_stage(ours: Ours, clock: Callable[[], float], rounds: int) -> dict[str, f
         found[STAGES[function.py_func.__name__]].append(clock() - began)
         return results
 
-    render._on_all = timed
+    threads.on_all = timed
     try:
         for _ in range(rounds):
             ours.step(clock, defaultdict(list))
     finally:
-        render._on_all = plain
+        threads.on_all = plain
     return {name: round(1000 * sum(values) / rounds, 3) for name, values in found.items()}
 
 

@@ -5,7 +5,6 @@ Nothing here is global: every call allocates what it needs, so any number of thr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -172,23 +171,13 @@ def backward(
     """
     n_slots = int(frame.first_slot[-1])
     slots, begun = layout.aligned_empty(n_slots * layout.SLOT_STRIDE), np.zeros(n_slots, np.uint8)
-    _on_all(
+    threads.on_all(
         raster.backward, len(frame.starts) - 1, frame.starts, frame.word_starts, frame.ends,
         frame.entries, frame.entry_slots, frame.words, frame.records, frame.stride, frame.view.width,
         frame.view.height, frame.tiles[0], frame.image, frame.transmittance, g_image, g_alpha, slots, begun,
         _channel_tuple(2 if with_absolute else 0), _channel_tuple(frame.channels),
     )  # fmt: skip
     return _carry_back(frame, shape, colors, slots, with_absolute, with_camera)
-
-
-def _on_all(kernel: Callable, n_shares: int, *args: object) -> list:
-    """Run a kernel that claims its work, `n_shares` shares of it, from a counter on several threads."""
-    counter = np.zeros(1, np.int64)
-    results = []
-    threads.run_on_threads(
-        lambda: results.append(kernel(counter, *args)), max(1, min(threads.thread_count(), n_shares))
-    )
-    return results
 
 
 def _channel_tuple(channels: int) -> tuple:
@@ -219,7 +208,7 @@ def _project(shape: Shape, view: View, channels: int, with_depth: bool) -> Frame
         keys=np.empty(rows, np.uint32),
         counts=np.empty(rows, np.int32),
     )  # fmt: skip
-    _on_all(
+    threads.on_all(
         projection.project, _chunks(n), n, shape.means, shape.quats, shape.scales, shape.opacities,
         view.view, view.camera, view.width, view.height, np.float32(view.eps2d), np.float32(view.near),
         np.float32(view.far), np.float32(view.radius_clip), view.antialiased, *tiles, stride, frame.records,
@@ -235,7 +224,7 @@ def _chunks(n: int) -> int:
 def _color(frame: Frame, shape: Shape, colors: Harmonics | Given | None) -> None:
     shares = _chunks(shape.n)
     if isinstance(colors, Harmonics):
-        _on_all(
+        threads.on_all(
             harmonics.shade, shares, shape.n, frame.keys, shape.means, frame.view.center, colors.sh0,
             colors.stride_0, colors.shn, colors.stride_n, colors.first_n, colors.degree, frame.records,
             frame.stride,
@@ -244,7 +233,7 @@ def _color(frame: Frame, shape: Shape, colors: Harmonics | Given | None) -> None
             frame.records[layout.RECORD + 3 :: frame.stride] = frame.depths
         return
     given = colors.colors if colors is not None else np.zeros(0, np.float32)
-    _on_all(
+    threads.on_all(
         harmonics.copy_colors, shares, shape.n, frame.keys, given, frame.depths, _color_channels(colors),
         frame.with_depth, frame.records, frame.stride,
     )  # fmt: skip
@@ -261,7 +250,7 @@ def _bin(frame: Frame, n: int, for_backward: bool) -> None:
     part_starts = np.array([n_visible * part // parts for part in range(parts + 1)], np.int64)
     histogram, lengths = np.zeros((parts, n_segments), np.int64), np.zeros((parts, n_segments), np.int64)
     spans = np.empty(n_slots, np.int32)
-    wrong = sum(_on_all(
+    wrong = sum(threads.on_all(
         binning.fill_spans, parts, part_starts, order, frame.records, frame.stride, *frame.tiles,
         frame.counts, frame.first_slot, spans, histogram, lengths,
     ))  # fmt: skip
@@ -278,7 +267,7 @@ def _bin(frame: Frame, n: int, for_backward: bool) -> None:
     # 16 entries are read at a time: the last read may go past the end.
     frame.entries = np.empty(n_slots + layout.LANES, np.int32)
     frame.entry_slots = np.empty(n_slots if for_backward else 0, np.int32)
-    _on_all(
+    threads.on_all(
         binning.fill_segments, parts, part_starts, order, frame.first_slot, spans, histogram, frame.entries,
         frame.entry_slots,
     )  # fmt: skip
@@ -306,7 +295,7 @@ def _rasterize(frame: Frame, background: np.ndarray) -> None:
     frame.image = np.empty(n_pixels * frame.channels, np.float32)
     frame.transmittance = np.empty(n_pixels, np.float32)
     frame.ends = np.empty(n_tiles, np.int64)
-    _on_all(
+    threads.on_all(
         raster.forward, len(frame.starts) - 1, frame.starts, frame.word_starts, frame.entries,
         frame.words, frame.records, frame.stride, frame.view.width, frame.view.height,
         frame.tiles[0], background, frame.image, frame.transmittance, frame.ends,
@@ -333,7 +322,7 @@ def _carry_back(
         2 * rows if with_absolute else 0, rows * color_channels)), sh0=g_sh0, shn=g_shn,
         view=np.zeros((3, 4)), center=np.zeros(3),
     )  # fmt: skip
-    _on_all(
+    threads.on_all(
         projection.project_backward, chunks, n, slots, frame.first_slot, frame.counts, shape.means,
         shape.quats, shape.scales, shape.opacities, view.view, view.camera, view.width, view.height,
         np.float32(view.eps2d), view.antialiased, layout.SLOT + color_channels if frame.with_depth else -1,
@@ -341,7 +330,7 @@ def _carry_back(
         camera_sums, with_camera,
     )  # fmt: skip
     if isinstance(colors, Harmonics):
-        _on_all(
+        threads.on_all(
             harmonics.shade_backward, chunks, n, frame.counts, shape.means, view.center, colors.sh0,
             colors.stride_0, colors.shn, colors.stride_n, colors.first_n, colors.n_coefficients,
             colors.degree, frame.records, frame.stride, g.colors, g.sh0, g.shn, g.means,

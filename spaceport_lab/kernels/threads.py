@@ -13,6 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _pool_size = 0
@@ -57,6 +59,14 @@ def run_on_threads(work: Callable[[], object], n_threads: int) -> None:
     for error in errors:
         if error is not None:
             raise error
+
+
+def on_all(kernel: Callable, n_shares: int, *args: object) -> list:
+    """Run a kernel that claims its work, `n_shares` shares of it, from a counter on several threads."""
+    counter = np.zeros(1, np.int64)
+    results: list = []
+    run_on_threads(lambda: results.append(kernel(counter, *args)), max(1, min(thread_count(), n_shares)))
+    return results
 
 
 def _executor(size: int) -> ThreadPoolExecutor:

@@ -1,0 +1,150 @@
+"""Only the Gaussians that a view can show: to find them, and to move them alone.
+
+A step on the CPU should cost what it shows, not what the scene holds. The rows in view are taken out,
+rendered and stepped; all others wait, and catch up on what Adam would have done to them when they are next in
+view. Unlike the sparse Adam of Taming 3DGS (Mallick et al. 2024), which leaves them where they are, this is
+Adam itself: Gaussians that few photographs show learn as fast as ever.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.optim import Optimizer
+
+from spaceport_lab.kernels import adam, culling, layout, threads
+
+TABLED_STEPS = 4096
+"""Whole sums are worked out for so many steps at a time."""
+
+
+def rows_in_view(
+    means: Float[Tensor, "N 3"],
+    scales: Float[Tensor, "N 3"],
+    viewmat: Float[Tensor, "4 4"],
+    K: Float[Tensor, "3 3"],
+    width: int,
+    height: int,
+    *,
+    eps2d: float = 0.3,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+) -> Int[Tensor, " M"]:
+    """Indices, rising, of all Gaussians that `rasterize` could show in this view, and a few more.
+
+    Args:
+        means: centres in world coordinates, on the CPU.
+        scales: logarithms of the standard deviations.
+        viewmat: world to camera.
+        K: intrinsics in pixels of the image of `width` by `height`.
+    """
+    n = len(means)
+    marks = np.empty(layout.padded(n), np.int32)
+    camera = np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]], np.float32)
+    threads.on_all(
+        culling.in_view, -(-n // culling.CHUNK), n, _flat(means), _flat(scales), _flat(viewmat), camera,
+        width, height, np.float32(eps2d), np.float32(near_plane), np.float32(far_plane), marks,
+    )  # fmt: skip
+    return torch.from_numpy(np.flatnonzero(marks[:n]))
+
+
+class DeferredAdam(Optimizer):
+    """Adam over one CPU tensor [N, ...] whose rows are stepped only where a step has gradients.
+
+    Take the rows, step them, and settle all before anything else reads the tensor: then every row is where
+    torch's Adam would have brought it with gradients of zero for the rest. A learning rate that changes
+    counts for a waiting row as it is when the row is settled.
+
+    Its state has the names of torch's Adam (`step`, `exp_avg`, `exp_avg_sq`), and `settled`, the step up to
+    which each row is. All but `step` have N rows, so gsplat's strategies grow and prune them with the tensor.
+    """
+
+    def __init__(
+        self, params: Any, lr: float = 0.0, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-15
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def take_rows(self, rows: Int[Tensor, " M"], used: int | None = None) -> Float[Tensor, "M ..."]:
+        """A copy of the rows, brought up to date.
+
+        Args:
+            rows: each at most once.
+            used: leading numbers of a row that have ever had gradients; None for all.
+        """
+        values = self.param_groups[0]["params"][0]
+        out = torch.empty(len(rows), *values.shape[1:])
+        self._settle(rows, used, _flat(out))
+        return out
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """Bring every row up to date."""
+        values = self.param_groups[0]["params"][0]
+        self._settle(torch.arange(len(values)), None, np.empty(0, np.float32))
+
+    @torch.no_grad()
+    def step_rows(
+        self, rows: Int[Tensor, " M"], gradients: Float[Tensor, "M ..."], used: int | None = None
+    ) -> None:
+        """One step; `rows` have these gradients and have been taken since the last step, the rest have none.
+
+        Args:
+            used: leading numbers of a row that have gradients; None for all.
+        """
+        group, values, state, width = self._parts()
+        state["step"] += 1
+        if width == 0 or len(rows) == 0:
+            return
+        beta1, beta2 = group["betas"]
+        rate = group["lr"] * adam.bias(state["step"], beta1, beta2)
+        threads.on_all(
+            adam.step_rows, -(-len(rows) // adam.CHUNK), rows.numpy(), _flat(gradients), _flat(values),
+            _flat(state["exp_avg"]), _flat(state["exp_avg_sq"]), _flat(state["settled"]), state["step"],
+            width, width if used is None else used, *map(np.float32, (rate, beta1, beta2, group["eps"])),
+        )  # fmt: skip
+
+    def step(self, closure: None = None) -> None:
+        """All rows, by the tensor's own gradient."""
+        values = self.param_groups[0]["params"][0]
+        if values.grad is not None:
+            self.settle()
+            self.step_rows(torch.arange(len(values)), values.grad)
+
+    def _parts(self) -> tuple[dict[str, Any], Tensor, dict[str, Any], int]:
+        group = self.param_groups[0]
+        values = group["params"][0]
+        state = self.state[values]
+        if not state:
+            state["step"] = 0
+            state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(values), torch.zeros_like(values)
+            state["settled"] = torch.zeros(len(values))
+        return group, values, state, values[0].numel() if len(values) else 0
+
+    def _settle(self, rows: Tensor, used: int | None, out: np.ndarray) -> None:
+        group, values, state, width = self._parts()
+        if width == 0 or len(rows) == 0:
+            return
+        now, betas = state["step"], group["betas"]
+        tabled = -(-(now + 1) // TABLED_STEPS) * TABLED_STEPS
+        threads.on_all(
+            adam.settle_rows, -(-len(rows) // adam.CHUNK), rows.numpy(), _flat(values),
+            _flat(state["exp_avg"]), _flat(state["exp_avg_sq"]), _flat(state["settled"]), now, width,
+            width if used is None else used, np.float32(group["lr"]), np.float32(group["eps"]),
+            *adam.fading(*betas), adam.recent_sums(now, *betas), adam.whole_sums(tabled, *betas), out,
+        )  # fmt: skip
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """The tensor's own numbers, flat: what is written there is written to the tensor.
+
+    Raises:
+        ValueError: the tensor is not contiguous float32, so that a copy would be written to.
+    """
+    if tensor.dtype != torch.float32 or not tensor.is_contiguous():
+        raise ValueError(f"a contiguous float32 tensor is needed, got {tensor.dtype} {tensor.stride()}")
+    return tensor.detach().numpy().reshape(-1)
