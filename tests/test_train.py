@@ -15,10 +15,10 @@ import torch
 
 from spaceport_lab import backends, evaluation, train
 from spaceport_lab.cameras import Cameras, read_scene
-from spaceport_lab.errors import BackendError, PhotosError, WorkspaceError
+from spaceport_lab.errors import BackendError, WorkspaceError
 from spaceport_lab.gaussians import read_ply
 from spaceport_lab.params import TrainParams
-from spaceport_lab.train import inputs, stream, views
+from spaceport_lab.train import stream, views
 from spaceport_lab.workspace import Progress, StageRun
 
 QUICK = {"max_steps": 120, "eval_every": 40, "checkpoint_every": 30, "refine_every": 20, "sh_degree": 1}
@@ -74,7 +74,7 @@ def test_the_ply_is_what_was_measured(finished: tuple[StageRun, list[Progress]])
 
 def test_outputs_are_declared(finished: tuple[StageRun, list[Progress]]) -> None:
     run, _ = finished
-    assert set(run.outputs) == {"splat.ply", "heldout.json", "metrics.jsonl"}
+    assert set(run.outputs) == {"splat.ply", "heldout.json", "metrics.jsonl", "timelapse.gif"}
     assert all(path.exists() for path in run.outputs.values())
 
 
@@ -94,7 +94,9 @@ def test_the_stream_holds_what_plots_need(finished: tuple[StageRun, list[Progres
     assert {"loss", "lr", "resolution", "seconds", "peak_rss_mb", "n_gaussians"} <= set(steps[0])
     assert steps[0]["resolution"] == [64, 48]
     assert [r["step"] for r in refines] == list(range(40, 240, 20))
-    assert sum(r["cloned"] + r["split"] - r["pruned"] for r in refines) == run.metrics["n_gaussians"] - 200
+    assert refines[0]["n_before"] >= 200
+    grown = sum(r["cloned"] + r["split"] - r["pruned"] for r in refines)
+    assert grown == run.metrics["n_gaussians"] - refines[0]["n_before"]
     assert list(refines[0]["gradients"]) == ["p50", "p90", "p95", "p99", "max"]
 
 
@@ -237,16 +239,21 @@ def test_densification_that_never_fires_is_noticed(tmp_path: Path) -> None:
     run = scenes.make_run(tmp_path)
     finish(run, grow_grad2d=0.5, refine_stop=0.8)
     warning = next(w for w in run.warnings if "densification" in w)
-    assert "train.grow_grad2d 0.5" in warning
+    assert "above a threshold of 0.5" in warning
     assert "3 checks in a row up to step 60" in warning
     assert any("never fired" in verdict for verdict in run.metrics["verdicts"])
     refine = records(run, "refine")[2]
     assert refine["above"] == 0
     assert f"{refine['gradients']['p95']:.2g} would have fired" in warning
+    assert "0 finds one by itself" in warning
     helped = scenes.make_run(tmp_path / "helped")
     finish(helped, grow_grad2d=float(f"{refine['gradients']['p95']:.2g}"), refine_stop=0.8)
     assert records(helped, "refine")[2]["cloned"] + records(helped, "refine")[2]["split"] > 0
     assert not any("densification" in w for w in helped.warnings)
+    automatic = scenes.make_run(tmp_path / "automatic")
+    finish(automatic, grow_to=450, refine_stop=0.8)
+    assert not any("densification" in w for w in automatic.warnings)
+    assert automatic.metrics["n_gaussians"] == pytest.approx(450, rel=0.15)
 
 
 @pytest.mark.parametrize(
@@ -320,29 +327,11 @@ def test_the_cap_follows_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert any("memory holds about 200 Gaussians" in warning for warning in run.warnings)
 
 
-def test_photographs_larger_than_memory_are_refused(tmp_path: Path) -> None:
-    run = scenes.make_run(tmp_path)
-    cameras = read_scene(run.input("sfm")).cameras
-    with pytest.raises(PhotosError, match="do not fit in memory"):
-        views.Photos(cameras, run.input("sfm", "images"), free_bytes=1e4)
-
-
 def test_every_view_is_drawn_once_a_round() -> None:
     for round_ in range(3):
         drawn = [views.drawn(step, 7, seed=3) for step in range(7 * round_, 7 * round_ + 7)]
         assert sorted(drawn) == list(range(7))
     assert [views.drawn(s, 7, 3) for s in range(7)] != [views.drawn(s, 7, 3) for s in range(7, 14)]
-
-
-def test_intrinsics_follow_the_resolution(tmp_path: Path) -> None:
-    run = scenes.make_run(tmp_path, width=65, height=48, n_views=2)
-    cameras = read_scene(run.input("sfm")).cameras
-    photos = views.Photos(cameras, run.input("sfm", "images"), free_bytes=1e9)
-    small = photos.at(1, 2, torch.device("cpu"))
-    assert (small.width, small.height) == (32, 24)
-    np.testing.assert_allclose(small.K[0, 0], cameras.Ks[1, 0] * 32 / 65, rtol=1e-6)
-    np.testing.assert_allclose(small.K[0, 1], cameras.Ks[1, 1] / 2, rtol=1e-6)
-    assert photos.at(1, 1, torch.device("cpu")).photo.shape == (48, 65, 3)
 
 
 def test_scene_scale_is_the_radius_of_the_cameras(tmp_path: Path) -> None:
@@ -351,15 +340,6 @@ def test_scene_scale_is_the_radius_of_the_cameras(tmp_path: Path) -> None:
     assert views.scene_scale(cameras, np.zeros((1, 3))) == pytest.approx(1.1 * radius)
     in_one_place = cameras.subset([3, 3, 3])
     assert views.scene_scale(in_one_place, np.zeros((5, 3))) == pytest.approx(np.sqrt(25 + 16))
-
-
-def test_first_gaussians_are_a_reproducible_sample(tmp_path: Path) -> None:
-    scene = read_scene(scenes.make_run(tmp_path).input("sfm"))
-    first, second = (inputs.first_gaussians(scene, TrainParams(init_points=50), cap=1000) for _ in range(2))
-    assert first.n == 50
-    assert np.array_equal(first.means, second.means)
-    assert inputs.first_gaussians(scene, TrainParams(), cap=20).n == 20
-    assert inputs.first_gaussians(scene, TrainParams(), cap=1000).n == 300
 
 
 def test_a_disk_that_is_full_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

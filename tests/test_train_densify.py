@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,10 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaceport_lab.params import TrainParams
-from spaceport_lab.train import checkpoint, densify
-from spaceport_lab.train.schedules import Refinement
+from spaceport_lab.train import checkpoint, densify, schedules
+from spaceport_lab.train.densify import mcmc as mcmc_module
+from spaceport_lab.train.densify.record import quantiles
+from spaceport_lab.train.schedules import Growth, Plan, Refinement, Resolution
 
 ALWAYS = Refinement(start=0, stop=10**9, every=1, reset_every=10**9)
+
+
+def planned(refinement: Refinement = ALWAYS, growth: Growth | None = None) -> Plan:
+    """A plan with this densification and growth."""
+    plan = schedules.plan(TrainParams(), 1.0, 480, 40, {})
+    return dataclasses.replace(plan, refinement=refinement, growth=growth or plan.growth)
 
 
 def make(n: int = 40, seed: int = 0) -> tuple[dict, dict]:
@@ -54,7 +63,7 @@ def slow_divided(opacity: float, scale: float, copies: int) -> tuple[float, floa
 def test_divided_is_equation_9(cases: list[tuple[float, int]]) -> None:
     opacities = torch.tensor([c[0] for c in cases], dtype=torch.float64)
     scales = torch.linspace(0.1, 2, 3, dtype=torch.float64).repeat(len(cases), 1)
-    new, sizes = densify.divided(opacities, scales, torch.tensor([c[1] for c in cases]))
+    new, sizes = mcmc_module.divided(opacities, scales, torch.tensor([c[1] for c in cases]))
     for i, (opacity, copies) in enumerate(cases):
         expected, first = slow_divided(opacity, 0.1, copies)
         assert float(new[i]) == pytest.approx(expected, rel=1e-9)
@@ -63,7 +72,7 @@ def test_divided_is_equation_9(cases: list[tuple[float, int]]) -> None:
 
 def test_divided_gaussians_look_as_the_one_did() -> None:
     opacity, sigma = torch.tensor([0.7]), torch.tensor([[1.0, 1.0, 1.0]])
-    new, sizes = densify.divided(opacity, sigma, torch.tensor([4]))
+    new, sizes = mcmc_module.divided(opacity, sigma, torch.tensor([4]))
     x = torch.linspace(-6, 6, 2001)
     one = opacity * torch.exp(-(x**2) / 2)
     four = 1 - (1 - new * torch.exp(-(x**2) / (2 * sizes[0, 0] ** 2))) ** 4
@@ -78,7 +87,7 @@ def test_adc_counts_what_it_does() -> None:
     splats["scales"].data[:20] = math.log(0.001)
     splats["scales"].data[20:] = math.log(0.5)
     p = TrainParams(grow_grad2d=0.5, percent_dense=0.01)
-    adc = densify.Adc(p, ALWAYS, scene_scale=1.0, cap=1000)
+    adc = densify.Adc(p, planned(), scene_scale=1.0, cap=1000)
     gradients = torch.zeros(40)
     gradients[[10, 11, 30]] = torch.tensor([1.0, 2.0, 3.0])
     refined = adc.after_backward(splats, optimizers, 1, seen(gradients), 0.0)
@@ -93,7 +102,7 @@ def test_adc_takes_the_largest_gradients_under_the_cap() -> None:
     splats, optimizers = make()
     splats["opacities"].data.fill_(1.0)
     splats["scales"].data.fill_(math.log(0.001))
-    adc = densify.Adc(TrainParams(grow_grad2d=0.5), ALWAYS, scene_scale=1.0, cap=43)
+    adc = densify.Adc(TrainParams(grow_grad2d=0.5), planned(), scene_scale=1.0, cap=43)
     refined = adc.after_backward(splats, optimizers, 1, seen(torch.arange(40) + 1.0), 0.0)
     assert refined.above == 40
     assert refined.cloned == 3
@@ -104,10 +113,47 @@ def test_adc_takes_the_largest_gradients_under_the_cap() -> None:
     assert adc.after_backward(splats, optimizers, 2, seen(torch.ones(43)), 0.0).cloned == 0
 
 
+@pytest.mark.parametrize("size", [1.0, 0.25])
+def test_the_automatic_threshold_meets_the_plan(size: float) -> None:
+    """Whatever the gradients are worth: at another resolution all of them are larger or smaller."""
+    splats, optimizers = make()
+    splats["opacities"].data.fill_(1.0)
+    splats["scales"].data.fill_(math.log(0.001))
+    at_once = Refinement(start=0, stop=3, every=1, reset_every=10**9)
+    growth = Growth(40, 60, at_once, Resolution(((0, 1.0),)))
+    adc = densify.Adc(TrainParams(), planned(at_once, growth), scene_scale=1.0, cap=1000)
+    first = adc.after_backward(splats, optimizers, 1, seen(size * (torch.arange(40) + 1.0)), 0.0)
+    assert (first.target, first.above, first.n_gaussians) == (50, 10, 50)
+    assert first.threshold == pytest.approx(30 * size)
+    second = adc.after_backward(splats, optimizers, 2, seen(size * (torch.arange(50) + 1.0)), 0.0)
+    assert (second.target, second.n_gaussians) == (60, 60)
+
+
+def test_the_automatic_threshold_never_grows_from_nothing() -> None:
+    splats, optimizers = make()
+    growth = Growth(40, 400, ALWAYS, Resolution(((0, 1.0),)))
+    adc = densify.Adc(TrainParams(), planned(growth=growth), scene_scale=1.0, cap=1000)
+    refined = adc.after_backward(splats, optimizers, 10**9 - 1, seen(torch.zeros(40)), 0.0)
+    assert (refined.above, refined.cloned, refined.split) == (0, 0, 0)
+
+
+def test_gradients_of_shown_rows_reach_their_gaussians() -> None:
+    splats, _ = make()
+    adc = densify.Adc(TrainParams(), planned(), scene_scale=1.0, cap=1000)
+    ids = torch.tensor([3, 7, 30])
+    info = {**seen(torch.tensor([1.0, 2.0, 3.0])), "gaussian_ids": ids}
+    info["radii"][0, 1] = 0
+    for _ in range(2):
+        adc._update_state(splats, adc.state, info)
+    assert adc.state["grad2d"].nonzero()[:, 0].tolist() == [3, 30]
+    torch.testing.assert_close(adc.state["grad2d"][ids], torch.tensor([2.0, 0.0, 6.0]))
+    assert adc.state["count"][ids].tolist() == [2, 0, 2]
+
+
 def test_adc_resets_opacities() -> None:
     splats, optimizers = make()
     schedule = Refinement(start=100, stop=1000, every=100, reset_every=10)
-    adc = densify.Adc(TrainParams(), schedule, scene_scale=1.0, cap=1000)
+    adc = densify.Adc(TrainParams(), planned(schedule), scene_scale=1.0, cap=1000)
     adc.after_backward(splats, optimizers, 9, seen(torch.zeros(40)), 0.0)
     assert torch.sigmoid(splats["opacities"]).max() > 0.5
     refined = adc.after_backward(splats, optimizers, 10, seen(torch.zeros(40)), 0.0)
@@ -119,7 +165,7 @@ def test_adc_resets_opacities() -> None:
 def test_adc_never_prunes_everything() -> None:
     splats, optimizers = make()
     splats["opacities"].data.fill_(-20.0)
-    adc = densify.Adc(TrainParams(), ALWAYS, scene_scale=1.0, cap=1000)
+    adc = densify.Adc(TrainParams(), planned(), scene_scale=1.0, cap=1000)
     assert adc.after_backward(splats, optimizers, 1, seen(torch.zeros(40)), 0.0).pruned == 0
     assert len(splats["means"]) == 40
 
@@ -131,7 +177,7 @@ def test_mcmc_relocates_the_dead_and_adds_up_to_the_cap() -> None:
     splats["opacities"].data[:10] = -9.0
     before = {name: values.detach().clone() for name, values in splats.items()}
     mcmc = densify.Mcmc(TrainParams(strategy="mcmc", mcmc_noise=0.0), ALWAYS, scene_scale=1.0, cap=103)
-    refined = mcmc.after_backward(splats, optimizers, 1, {}, 1e-4)
+    refined = mcmc.after_backward(splats, optimizers, 1, {"gaussian_ids": None}, 1e-4)
     assert (refined.relocated, refined.added, refined.n_gaussians) == (10, 3, 103)
     assert {len(values) for values in splats.values()} == {103}
     assert torch.sigmoid(splats["opacities"]).min() > 0.005
@@ -141,7 +187,7 @@ def test_mcmc_relocates_the_dead_and_adds_up_to_the_cap() -> None:
         assert optimizer.state[splats[name]]["exp_avg"].shape == splats[name].shape
         assert not optimizer.state[splats[name]]["exp_avg"][100:].any()
         assert optimizer.param_groups[0]["params"][0] is splats[name]
-    assert mcmc.after_backward(splats, optimizers, 2, {}, 1e-4).added == 0
+    assert mcmc.after_backward(splats, optimizers, 2, {"gaussian_ids": None}, 1e-4).added == 0
 
 
 def test_mcmc_noise_has_the_shape_of_the_gaussian() -> None:
@@ -153,7 +199,7 @@ def test_mcmc_noise_has_the_shape_of_the_gaussian() -> None:
     splats["opacities"].data[: n // 2] = -12.0
     splats["opacities"].data[n // 2 :] = 4.0
     before = splats["means"].detach().clone()
-    densify.add_noise(splats, 0.1)
+    mcmc_module.add_noise(splats, 0.1)
     moved = (splats["means"].detach() - before).double()
     w, x, y, z = (splats["quats"][0] / splats["quats"][0].norm()).double().tolist()
     rotation = np.array(
@@ -171,5 +217,5 @@ def test_mcmc_noise_has_the_shape_of_the_gaussian() -> None:
 
 
 def test_quantiles_of_nothing() -> None:
-    assert set(densify.quantiles(torch.zeros(0)).values()) == {0.0}
-    assert densify.quantiles(torch.arange(101.0))["p90"] == 90
+    assert set(quantiles(torch.zeros(0)).values()) == {0.0}
+    assert quantiles(torch.arange(101.0))["p90"] == 90

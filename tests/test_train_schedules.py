@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 
 from spaceport_lab.params import TrainParams
 from spaceport_lab.train import schedules
-from spaceport_lab.train.schedules import Decay, Refinement, Resolution, ShDegree
+from spaceport_lab.train.schedules import Blur, Decay, Growth, LowPass, Refinement, Resolution, ShDegree
+
+SPECTRUM = {2.0: 0.5, 4.0: 0.2}
 
 
 def test_decay_ends_where_it_should() -> None:
@@ -35,7 +37,7 @@ def test_refinement_within_its_bounds() -> None:
 
 @pytest.mark.parametrize("steps", [300, 2000, 30_000])
 def test_the_defaults_make_sense_at_every_length(steps: int) -> None:
-    plan = schedules.plan(TrainParams(max_steps=steps), scene_scale=10.0, shorter_side=400)
+    plan = schedules.plan(TrainParams(max_steps=steps), 10.0, 400, 5000, SPECTRUM)
     refinements = [n for n in range(1, steps + 1) if plan.refinement.refines(n)]
     assert len(refinements) >= 1
     assert refinements[-1] <= 0.8 * steps, "the last Gaussians need time to settle"
@@ -47,7 +49,7 @@ def test_the_defaults_make_sense_at_every_length(steps: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(
     steps=st.integers(1, 40_000),
-    coarse=st.sampled_from(["none", "step"]),
+    coarse=st.sampled_from(["none", "step", "frequency"]),
     side=st.integers(1, 4000),
     shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     degree=st.integers(0, 3),
@@ -59,7 +61,7 @@ def test_any_plan_is_monotone_and_ends_at_full_detail(
         max_steps=steps, coarse_to_fine=coarse, refine_start=shares[0], sh_degree_interval=shares[1],
         sh_degree=degree,
     )  # fmt: skip
-    plan = schedules.plan(p, scene_scale=1.0, shorter_side=side)
+    plan = schedules.plan(p, 1.0, side, 5000, SPECTRUM)
     looked_at = sorted({0, steps // 7, steps // 3, steps // 2, steps - 1})
     factors = [plan.resolution.at(step) for step in looked_at]
     degrees = [plan.sh_degree.at(step) for step in looked_at]
@@ -73,3 +75,43 @@ def test_any_plan_is_monotone_and_ends_at_full_detail(
     assert rates[-1] > 0
     if steps >= 10:
         assert factors[-1] == 1
+
+
+def test_frequency_gives_a_factor_the_steps_its_spectrum_is_worth() -> None:
+    p = TrainParams(max_steps=1000, refine_stop=0.6)
+    assert p.coarse_to_fine == "frequency"
+    plan = schedules.plan(p, 1.0, 4000, 5000, SPECTRUM)
+    assert plan.resolution.stages == ((0, 4.0), (120, 2.0), (300, 1.0))
+    small = schedules.plan(p, 1.0, 3 * schedules.MIN_COARSE_SIDE, 5000, SPECTRUM)
+    assert small.resolution.stages == ((0, 2.0), (300, 1.0))
+
+
+def test_blur_halves_until_it_is_gone() -> None:
+    blur = Blur(4.0, 100)
+    assert [blur.at(s) for s in (0, 24, 25, 50, 75, 99, 100, 900)] == [4, 4, 2, 1, 0.5, 0.5, 0, 0]
+    assert Blur(0.0, 100).at(0) == 0
+
+
+def test_the_low_pass_covers_the_image_and_then_goes() -> None:
+    low_pass = LowPass(True, 100)
+    assert low_pass.at(0, 1000, 640 * 480) == pytest.approx(640 * 480 / (9 * 3.14159265 * 1000))
+    assert low_pass.at(0, 10**6, 640 * 480) == low_pass.at(100, 10, 640 * 480) == schedules.EPS2D
+    assert LowPass(False, 100).at(0, 10, 640 * 480) == schedules.EPS2D
+
+
+def test_growth_begins_slowly_while_coarse_and_ends_at_its_aim() -> None:
+    refinement = Refinement(start=100, stop=1100, every=100, reset_every=10**6)
+    fine = Growth(1000, 10_000, refinement, Resolution(((0, 1.0),)))
+    coarse = Growth(1000, 10_000, refinement, Resolution(((0, 4.0), (600, 1.0))))
+    steps = [n for n in range(1200) if refinement.refines(n)]
+    assert [fine.target(n) for n in steps] == [1000 + 1000 * k for k in range(1, 10)]
+    assert all(coarse.target(n) < 0.6 * fine.target(n) for n in steps if n < 600)
+    assert coarse.target(steps[-1]) == fine.target(steps[-1]) == 10_000 == fine.target(5000)
+    assert fine.target(0) == fine.target(100) == 1000
+
+
+def test_pruning_follows_growth() -> None:
+    plan = schedules.plan(TrainParams(max_steps=1000, prune_share=0.5, prune_sh=1.0), 1.0, 480, 5000, {})
+    assert plan.prune_at == 600
+    assert plan.drop_bands_at == 800
+    assert [n for n in range(600, 1001) if plan.changes_gaussians(n)] == [600, 800]

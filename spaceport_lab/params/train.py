@@ -21,6 +21,9 @@ class TrainParams(StageParams):
     )
     max_steps: int = Field(7000, ge=1, description="[steps] optimisation steps at the most")
     test_every: int = Field(8, ge=2, description="[count] every nth image by name is held out for metrics")
+    init_from: str = Field(
+        "", description="[path] PLY or checkpoint to start from instead of the sparse points; empty for those"
+    )
     init_points: int = Field(
         0, ge=0, description="[count] random subsample of the sparse points to start from; 0 takes all"
     )
@@ -28,6 +31,10 @@ class TrainParams(StageParams):
     init_scale: float = Field(
         1.0, gt=0, description="[ratio] size of the first Gaussians over the distance of their neighbours"
     )
+    backdrop: bool = Field(
+        True, description="[bool] lay coarse ground under and around a flight, where photographs leave gaps"
+    )
+    masks: bool = Field(True, description="[bool] leave out what the scene's masks folder hides")
     background: Literal["black", "random"] = Field(
         "black", description="[name] what shows through in training; random discourages holes"
     )
@@ -63,7 +70,13 @@ class TrainParams(StageParams):
         description="[bool] densify by summed absolute gradients (AbsGS); wants about 4 times grow_grad2d",
     )
     grow_grad2d: float = Field(
-        2e-4, gt=0, description="[NDC] mean view-space gradient above which a Gaussian is split or cloned"
+        0.0,
+        ge=0,
+        description="[NDC] mean view-space gradient above which a Gaussian grows, 2e-4 in the paper; "
+        "0 finds it so that growth meets grow_to",
+    )
+    grow_to: int = Field(
+        0, ge=0, description="[count] Gaussians the automatic threshold aims at; 0 takes what fits the scene"
     )
     percent_dense: float = Field(
         0.01, gt=0, description="[share of scene scale] larger Gaussians split, smaller ones clone"
@@ -75,15 +88,59 @@ class TrainParams(StageParams):
     mcmc_noise: float = Field(5e5, ge=0, description="[ratio] MCMC position noise over the learning rate")
     mcmc_opacity_reg: float = Field(0.01, ge=0, description="[weight] MCMC loss on opacities")
     mcmc_scale_reg: float = Field(0.01, ge=0, description="[weight] MCMC loss on sizes over scene scale")
-    coarse_to_fine: Literal["none", "step"] = Field(
-        "step", description="[name] resolution schedule; step starts at a quarter and doubles twice"
+    coarse_to_fine: Literal["none", "step", "frequency"] = Field(
+        "frequency",
+        description="[name] resolution schedule; step doubles twice from a quarter, frequency follows the "
+        "spectra of the photographs",
     )
-    target_psnr: float = Field(0.0, ge=0, description="[dB] stop when held-out PSNR reaches this; 0 never")
+    blur: float = Field(
+        0.0, ge=0, description="[pixels] photographs are blurred by this sigma at first, then less; 0 never"
+    )
+    blur_stop: float = Field(0.5, ge=0, le=1, description="[share of max_steps] the blur has gone")
+    lowpass: bool = Field(
+        False, description="[bool] at first spread Gaussians in the image so that they cover it together"
+    )
+    exposure: bool = Field(
+        False, description="[bool] learn exposure and white balance of each photograph, on average none"
+    )
+    exposure_lr: float = Field(1e-2, gt=0, description="[1/step] learning rate of exposures")
+    refine_cameras: bool = Field(False, description="[bool] let training cameras move a little")
+    cameras_lr: float = Field(1e-3, gt=0, description="[1/step] learning rate of cameras, times scene scale")
+    prune_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="[share] of the Gaussians that add least to the training views, pruned after growth",
+    )
+    prune_sh: float = Field(
+        0.0,
+        ge=0,
+        description="[share of 255] SH bands that change colours less on average are dropped; 0 keeps all",
+    )
+    target_psnr: float = Field(
+        0.0, ge=0, description="[dB] stop when PSNR on validation views reaches this; 0 never"
+    )
     patience: int = Field(
-        0, ge=0, description="[steps] stop after this long without a better held-out PSNR; 0 never"
+        2000,
+        ge=0,
+        description="[steps] stop after this long without a better PSNR on validation views; 0 never",
     )
+    min_delta: float = Field(0.02, ge=0, description="[dB] what counts as better")
+    min_steps: int = Field(0, ge=0, description="[steps] before which nothing stops early")
     eval_every: int = Field(500, ge=1, description="[steps] between two evaluations on held-out views")
     checkpoint_every: int = Field(
         500, ge=1, description="[steps] between two checkpoints", json_schema_extra={"key": False}
+    )
+    cache_gb: float = Field(
+        4.0,
+        gt=0,
+        description="[GB] photographs kept in memory at the most; others are read again",
+        json_schema_extra={"key": False},
+    )
+    timelapse: bool = Field(True, description="[bool] keep a picture of one view now and then, as a GIF")
+    tensorboard: bool = Field(
+        False,
+        description="[bool] write the metrics for TensorBoard too",
+        json_schema_extra={"key": False},
     )
     seed: int = Field(42, ge=0, description="[number] random seed")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,31 @@ from spaceport_lab.errors import QualityGateError
 from spaceport_lab.gaussians import Gaussians, read_ply, write_ply
 from spaceport_lab.images import load_rgb
 from spaceport_lab.params import TrainParams
-from spaceport_lab.train import checkpoint, densify, inputs, loop, memory, schedules, stream
+from spaceport_lab.train import (
+    checkpoint,
+    densify,
+    evidence,
+    inputs,
+    loop,
+    memory,
+    progress,
+    schedules,
+    shown,
+    stream,
+)
+from spaceport_lab.train.appearance import Appearance
 from spaceport_lab.train.checkpoint import Counters, State
-from spaceport_lab.train.inputs import Inputs, Views, read_views
+from spaceport_lab.train.inputs import Inputs, Views, evenly, read_views
+from spaceport_lab.train.poses import CameraRefinement
 from spaceport_lab.train.schedules import Plan
+from spaceport_lab.train.starting import FIELDS, first_gaussians
 from spaceport_lab.train.stream import Stream
+from spaceport_lab.train.timelapse import Timelapse
 from spaceport_lab.train.verdicts import Facts, judge
 from spaceport_lab.workspace import Progress, StageRun
+
+MAX_LOOKED_AT = 16
+"""Training photographs whose noise is estimated, evenly spaced."""
 
 MAX_TRAIN_VIEWS_MEASURED = 48
 """Training views rendered at the end for psnr_train, evenly spaced; the figure is for comparison only."""
@@ -43,27 +61,50 @@ def run(run: StageRun, p: TrainParams) -> Iterator[Progress]:
     device = torch.device(backend)
     yield Progress(0, p.max_steps, "reading photographs")
     data = inputs.read(run, p)
-    _say_what_comes_in(run, data)
+    try:
+        yield from _train(run, p, data, backend, device)
+    finally:
+        data.close()
 
+
+def _train(
+    run: StageRun, p: TrainParams, data: Inputs, backend: str, device: torch.device
+) -> Iterator[Progress]:
+    _say_what_comes_in(run, p, data)
     path = run.dir / "checkpoint.pt"
-    state = start(p, data, device)
+    state, course = start(run, p, data, device)
     if saved := checkpoint.load(path, data.key, device, run.warn):
         checkpoint.restore(state, saved)
         yield Progress(state.counters.step, p.max_steps, f"going on from step {state.counters.step:,}")
     else:
         checkpoint.save(path, data.key, state)
-    records_file = Stream(run.output("metrics.jsonl"), state.counters.step if saved else None)
+    resume_from = state.counters.step if saved else None
+    boards = run.dir / "tensorboard" if p.tensorboard else None
+    records_file = Stream(run.output("metrics.jsonl"), resume_from, boards)
+    frames = Timelapse(run.dir / "timelapse", resume_from) if p.timelapse else None
     try:
-        yield from loop.optimise(state, plan(p, data.views), p, data, backend, records_file, path)
+        yield from loop.optimise(state, course, p, data, backend, records_file, path, frames)
     finally:
         records_file.close()
     yield Progress(state.counters.step, p.max_steps, "measuring what was trained")
     _finish(run, p, data, state, backend)
+    if frames and frames.write(run.dir / "timelapse.gif"):
+        run.output("timelapse.gif")
 
 
-def plan(p: TrainParams, views: Views) -> Plan:
-    """The schedules of this training, to be drawn before it starts."""
-    return schedules.plan(p, views.scale, int(views.train.sizes.min()))
+def plan(run: StageRun, p: TrainParams, views: Views) -> Plan:
+    """The schedules of this training, to be drawn before it starts.
+
+    Raises:
+        PhotosError: a photograph is missing or broken.
+        InputError: `p.init_from` cannot be read.
+    """
+    first = first_gaussians(views.scene, views.train, p, p.cap_max, run.warn)
+    return _plan(p, views, first.n, inputs.read_spectrum(run, views))
+
+
+def _plan(p: TrainParams, views: Views, n_first: int, spectrum: Mapping[float, float]) -> Plan:
+    return schedules.plan(p, views.scale, int(views.train.sizes.min()), n_first, spectrum)
 
 
 def records(run: StageRun) -> list[dict[str, Any]]:
@@ -97,36 +138,46 @@ def heldout_comparisons(run: StageRun, p: TrainParams, most: int = 3) -> list[Co
     return compared
 
 
-def evenly(n: int, most: int) -> list[int]:
-    """Up to `most` indices of `n`, first and last among them."""
-    return np.unique(np.linspace(0, n - 1, min(n, most)).round().astype(int)).tolist()
-
-
-def start(p: TrainParams, data: Inputs, device: torch.device) -> State:
-    """The state before the first step: Gaussians from points, fresh optimisers, seeded random numbers."""
+def start(run: StageRun, p: TrainParams, data: Inputs, device: torch.device) -> tuple[State, Plan]:
+    """The state before the first step, with seeded random numbers, and the schedules from there."""
     torch.manual_seed(p.seed)
     width, height = (int(side) for side in data.views.scene.cameras.sizes.max(axis=0))
     cap = memory.affordable_cap(p, device, width, height)
-    first = inputs.first_gaussians(data.views.scene, p, cap)
-    splats = {
-        name: torch.nn.Parameter(torch.tensor(getattr(first, name), device=device))
-        for name in ("means", "scales", "quats", "opacities", "sh0", "shN")
-    }
+    first = first_gaussians(data.views.scene, data.views.train, p, cap, run.warn)
+    splats = {name: torch.nn.Parameter(torch.tensor(getattr(first, name), device=device)) for name in FIELDS}
     counters = Counters(cap=cap)
     if cap < p.cap_max:
         counters.warnings.append(
             f"memory holds about {cap:,} Gaussians: train.cap_max of {p.cap_max:,} was lowered to that"
         )
-    strategy = densify.make(p, plan(p, data.views).refinement, data.views.scale, cap)
-    return State(splats, checkpoint.make_optimizers(splats), strategy, counters)
+    course = _plan(p, data.views, first.n, data.spectrum)
+    strategy = densify.make(p, course, data.views.scale, cap)
+    n_views = len(data.views.train)
+    appearance = Appearance(n_views, p.max_steps, p.exposure_lr, device) if p.exposure else None
+    cameras = None
+    if p.refine_cameras:
+        cameras = CameraRefinement(n_views, p.max_steps, p.cameras_lr, device, data.views.scale)
+    optimizers = checkpoint.make_optimizers(splats)
+    return State(splats, optimizers, strategy, counters, appearance=appearance, cameras=cameras), course
 
 
-def _say_what_comes_in(run: StageRun, data: Inputs) -> None:
+def _say_what_comes_in(run: StageRun, p: TrainParams, data: Inputs) -> None:
     """Write the split down; warn of what limits quality whatever the training does."""
+    views = data.views
     files.write_json(
         run.output("heldout.json"),
-        {"train": data.views.train.names, "test": data.views.heldout.names},
+        {"train": views.train.names, "test": views.heldout.names, "validation": views.validation.names},
     )
+    if inputs.may_stop_early(p) and data.heldout and not data.validation:
+        run.warn(
+            f"{len(views.scene.cameras)} views are too few for validation views of their own: stopping looks "
+            "at the held-out views, so their figures are a little optimistic"
+        )
+    for photos in (data.train, data.validation, data.heldout):
+        if photos and photos.fully_masked:
+            run.warn(
+                f"masks hide all of {len(photos.fully_masked)} views: {', '.join(photos.fully_masked[:5])}"
+            )
     if data.heldout is None:
         run.warn(
             f"only {len(data.views.train)} views: all are trained on, none is held out, "
@@ -142,36 +193,49 @@ def _say_what_comes_in(run: StageRun, data: Inputs) -> None:
 
 def _finish(run: StageRun, p: TrainParams, data: Inputs, state: State, backend: str) -> None:
     """Choose the state to keep, write it as PLY, measure it, judge it."""
-    _keep_the_right_state(run, data, state)
+    restored = _keep_the_right_state(run, p, data, state)
     c = state.counters
-    gaussians = loop.to_gaussians(state.splats)
+    gaussians = progress.to_gaussians(state.splats)
     write_ply(run.output("splat.ply"), gaussians)
-    heldout = loop.measure(gaussians, data.heldout, backend) if data.heldout else []
+    heldout = progress.measure(gaussians, data.heldout, backend, with_cc=True) if data.heldout else []
     psnr, ssim = evaluation.mean_psnr(heldout), evaluation.mean_ssim(heldout)
     psnr_train = _measure_training_views(gaussians, data, backend)
     verdicts = judge(
         Facts(
-            n_train=len(data.views.train), n_heldout=len(data.views.heldout), psnr_train=psnr_train,
-            psnr_heldout=psnr, eval_steps=c.eval_steps, eval_psnrs=c.eval_psnrs, checks=c.checks,
-            grown=c.grown, stopped_by=c.stopped_by, fault=c.fault, capped=state.n >= 0.97 * c.cap,
-            best_psnr=c.best_psnr,
+            n_train=len(data.views.train), n_heldout=len(data.views.heldout),
+            evidence=evidence.gather(data.train, data.heldout, evenly(len(data.views.train), MAX_LOOKED_AT)),
+            psnr_train=psnr_train, psnr_heldout=psnr, eval_steps=c.eval_steps, eval_psnrs=c.eval_psnrs,
+            checks=c.checks, grown=c.grown, stopped_by=c.stopped_by, fault=c.fault,
+            capped=state.n >= 0.97 * c.cap, best_psnr=c.best_psnr, best_step=c.best_step,
+            loss_best=c.loss_best, loss=c.loss, restored=restored,
         )
     )  # fmt: skip
     run.metrics.update(
-        steps=c.step, n_gaussians=gaussians.n, psnr_heldout=psnr, ssim_heldout=ssim, psnr_train=psnr_train,
-        stopped_by=c.stopped_by, best_step=c.best_step, verdicts=verdicts,
+        steps=c.step, n_gaussians=gaussians.n, psnr_heldout=psnr, ssim_heldout=ssim,
+        cc_psnr_heldout=evaluation.mean_cc_psnr(heldout), psnr_train=psnr_train, stopped_by=c.stopped_by,
+        best_step=c.best_step, verdicts=verdicts,
     )  # fmt: skip
+    if state.appearance:
+        files.write_json(run.output("exposure.json"), state.appearance.rows(data.views.train.names))
+    if state.cameras:
+        moved = state.cameras.rows(data.views.train.names, data.views.train.viewmats)
+        files.write_json(run.output("cameras.json"), moved)
     for warning in c.warnings:
         run.warn(warning)
 
 
-def _keep_the_right_state(run: StageRun, data: Inputs, state: State) -> None:
-    """After NaN the last checkpoint, after waiting in vain the best evaluation, otherwise the last step."""
+def _keep_the_right_state(run: StageRun, p: TrainParams, data: Inputs, state: State) -> bool:
+    """After NaN the last checkpoint, the best evaluation where it was better, otherwise the last step.
+
+    Returns:
+        Whether it is the best instead of the last.
+    """
     c = state.counters
     if c.stopped_by == "nan":
         fault, met_at = c.fault, c.step
         saved = checkpoint.load(run.dir / "checkpoint.pt", data.key, state.splats["means"].device, run.warn)
         checkpoint.restore(state, saved)
+        shown.settle(state)
         c = state.counters
         c.fault, c.stopped_by = fault, "nan"
         c.warnings.append(f"training met a value that is no number: {fault}; kept is step {c.step}")
@@ -183,15 +247,20 @@ def _keep_the_right_state(run: StageRun, data: Inputs, state: State) -> None:
                 hint="lower the learning rates, or look at the sparse points and cameras of the sfm stage",
             ),
         )
-    elif state.best is not None and c.best_step != c.step:
-        state.splats = {name: torch.nn.Parameter(values) for name, values in state.best.items()}
+        return False
+    if state.best is None or c.best_psnr <= c.eval_psnrs[-1] + p.min_delta:
+        return False
+    state.splats = {name: torch.nn.Parameter(values) for name, values in state.best.items()}
+    return True
 
 
 def _measure_training_views(gaussians: Gaussians, data: Inputs, backend: str) -> float | None:
     chosen = evenly(len(data.views.train), MAX_TRAIN_VIEWS_MEASURED)
     renders = evaluation.render_views(gaussians, data.views.train, chosen, backend)
     measured = [
-        evaluation.compare(data.views.train.names[i], render, data.train.full[i], with_ssim=False)
+        evaluation.compare(
+            data.views.train.names[i], render, data.train.full(i), with_ssim=False, mask=data.train.mask(i)
+        )
         for i, render in zip(chosen, renders, strict=True)
     ]
     return evaluation.mean_psnr(measured)

@@ -10,12 +10,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam
+from torch.optim import Adam, Optimizer
 
 from spaceport_lab import files
+from spaceport_lab.backends import DeferredAdam
+from spaceport_lab.train.appearance import Appearance
 from spaceport_lab.train.densify import Adc, Mcmc
+from spaceport_lab.train.poses import CameraRefinement
 
-FORMAT = 1
+FORMAT = 2
 """Raised when an older checkpoint can no longer be read."""
 
 
@@ -27,9 +30,13 @@ class Counters:
         step: finished steps.
         seconds: spent training, over all attempts.
         cap: Gaussians at the most on this machine.
-        psnr, ssim: of the latest held-out evaluation; None before it.
-        best_psnr, best_step: of the best one.
-        eval_steps, eval_psnrs: all of them.
+        psnr, ssim: of the held-out views at the latest evaluation; None before it.
+        psnr_validation: of the validation views; None where there are none.
+        best_psnr, best_step: of the best evaluation of the views that decide.
+        improved_step: of the latest evaluation that was better by what counts.
+        eval_steps, eval_psnrs: all evaluations of the views that decide.
+        loss: of training, averaged over the latest hundred steps or so.
+        loss_best: the same at the best evaluation.
         idle_checks: densifications in a row in which no Gaussian exceeded the threshold.
         grown: Gaussians added by densification so far.
         checks: densifications so far.
@@ -43,10 +50,14 @@ class Counters:
     cap: int = 0
     psnr: float | None = None
     ssim: float | None = None
+    psnr_validation: float | None = None
     best_psnr: float | None = None
     best_step: int | None = None
+    improved_step: int = 0
     eval_steps: list[int] = field(default_factory=list)
     eval_psnrs: list[float] = field(default_factory=list)
+    loss: float | None = None
+    loss_best: float | None = None
     idle_checks: int = 0
     grown: int = 0
     checks: int = 0
@@ -64,14 +75,20 @@ class State:
         optimizers: one Adam for each.
         strategy: densification with its running statistics.
         counters: see `Counters`.
-        best: the fields at the best held-out evaluation; None where it is not needed.
+        best: the fields at the best evaluation; None where it is not needed.
+        appearance: exposure of each training view; None where it is not learnt.
+        cameras: refinement of each training camera; None where they stand still.
+        sh_degrees: [N] of each Gaussian once bands were dropped; None before.
     """
 
     splats: dict[str, torch.nn.Parameter]
-    optimizers: dict[str, Adam]
+    optimizers: dict[str, Optimizer]
     strategy: Adc | Mcmc
     counters: Counters
     best: dict[str, Tensor] | None = None
+    appearance: Appearance | None = None
+    cameras: CameraRefinement | None = None
+    sh_degrees: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -79,12 +96,19 @@ class State:
         return len(self.splats["means"])
 
 
-def make_optimizers(splats: dict[str, torch.nn.Parameter]) -> dict[str, Adam]:
-    """One fused Adam a field, as gsplat's strategies need it; rates are set before every step."""
-    return {
-        name: Adam([{"params": [values], "lr": 0.0, "name": name}], betas=(0.9, 0.999), eps=1e-15, fused=True)
-        for name, values in splats.items()
-    }
+def make_optimizers(splats: dict[str, torch.nn.Parameter]) -> dict[str, Optimizer]:
+    """One Adam a field, as gsplat's strategies need it; rates are set before every step.
+
+    On the CPU one that steps the Gaussians in view alone, on a GPU torch's fused one.
+    """
+    return {name: _make_optimizer(name, values) for name, values in splats.items()}
+
+
+def _make_optimizer(name: str, values: torch.nn.Parameter) -> Optimizer:
+    groups = [{"params": [values], "lr": 0.0, "name": name}]
+    if values.is_cuda:
+        return Adam(groups, betas=(0.9, 0.999), eps=1e-15, fused=True)
+    return DeferredAdam(groups, betas=(0.9, 0.999), eps=1e-15)
 
 
 def save(path: Path, key: str, state: State) -> None:
@@ -103,6 +127,9 @@ def save(path: Path, key: str, state: State) -> None:
         "strategy": state.strategy.state,
         "counters": asdict(state.counters),
         "best": state.best,
+        "appearance": state.appearance.state() if state.appearance else None,
+        "cameras": state.cameras.state() if state.cameras else None,
+        "sh_degrees": state.sh_degrees,
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state() if cuda else None,
     }
@@ -125,7 +152,7 @@ def load(path: Path, key: str, device: torch.device, warn: Callable[[str], None]
             f"{path.name} belongs to other parameters, other inputs or another version; training starts anew"
         )
         return None
-    for group in ("splats", "strategy", "best"):
+    for group in ("splats", "strategy", "best", "sh_degrees"):
         content[group] = _to_device(content[group], device)
     return content
 
@@ -139,7 +166,10 @@ def restore(state: State, content: dict[str, Any]) -> None:
         optimizer.load_state_dict({"state": content["optimizers"][name], "param_groups": groups})
     state.strategy.load_state(content["strategy"])
     state.counters = Counters(**content["counters"])
-    state.best = content["best"]
+    state.best, state.sh_degrees = content["best"], content["sh_degrees"]
+    for correction in ("appearance", "cameras"):
+        if content[correction] is not None:
+            getattr(state, correction).load_state(content[correction])
     torch.set_rng_state(content["random"])
     if content["random_cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(content["random_cuda"])

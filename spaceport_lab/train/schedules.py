@@ -1,4 +1,4 @@
-"""What changes on the way: learning rates, SH degree, resolution, densification.
+"""What changes on the way: learning rates, SH degree, resolution, blur, low-pass, densification, growth.
 
 Each schedule is a small frozen object that answers for any step, so that it can be drawn before training
 starts and needs no state in a checkpoint. Steps are counted from 0; a schedule is asked before its step.
@@ -6,16 +6,23 @@ starts and needs no state in a checkpoint. Steps are counted from 0; a schedule 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from spaceport_lab.params import TrainParams
 
-COARSE_STAGES = ((0.0, 4), (0.1, 2), (0.35, 1))
+STEP_STAGES = ((0.0, 4.0), (0.1, 2.0), (0.35, 1.0))
 """Share of the steps from which an image side is divided by the factor."""
 
 MIN_COARSE_SIDE = 96
 """A coarse image keeps at least this many pixels on its shorter side; below there is no SSIM window left."""
+
+BANDS_DROPPED = 0.8
+"""Share of the steps after which SH bands are dropped: they are learnt by then, others can still adapt."""
+
+EPS2D = 0.3
+"""Pixels² by which every Gaussian is spread in the image, as in the 3DGS code."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +54,48 @@ class ShDegree:
 class Resolution:
     """By what the image sides are divided: `stages` of (first step, factor), factors falling."""
 
-    stages: tuple[tuple[int, int], ...]
+    stages: tuple[tuple[int, float], ...]
 
-    def at(self, step: int) -> int:
+    def at(self, step: int) -> float:
         """The factor at step `step`."""
         return [factor for first, factor in self.stages if first <= step][-1]
+
+
+@dataclass(frozen=True)
+class Blur:
+    """Photographs are blurred by a Gaussian whose sigma falls in equal ratios from `start` to none at `stop`.
+
+    Sigmas are pixels of the full photograph (Trick-GS, Armagan et al. 2025, section 3.2); in steps, so that a
+    photograph is not blurred anew each time.
+    """
+
+    start: float
+    stop: int
+    levels: int = 4
+
+    def at(self, step: int) -> float:
+        """The sigma at step `step`."""
+        if self.start == 0 or step >= self.stop:
+            return 0.0
+        return self.start / 2 ** (step * self.levels // self.stop)
+
+
+@dataclass(frozen=True)
+class LowPass:
+    """How far Gaussians are spread in the image at first, so that they cover it together.
+
+    The variance HW / (9 pi N) of RAIN-GS (Jung et al. 2024), which is also Trick-GS's schedule of scales; it
+    falls to the usual one as Gaussians grow in number.
+    """
+
+    active: bool
+    stop: int
+
+    def at(self, step: int, n: int, pixels: int) -> float:
+        """`eps2d` in pixels² for `n` Gaussians on an image of `pixels`."""
+        if not self.active or step >= self.stop:
+            return EPS2D
+        return max(EPS2D, pixels / (9 * math.pi * max(1, n)))
 
 
 @dataclass(frozen=True)
@@ -73,40 +117,114 @@ class Refinement:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """How many Gaussians there should be: from `first` to `last` while they are grown, fewer while coarse.
+
+    An image of half the side can tell a quarter of the Gaussians apart: with r the factor of the resolution
+    and t the share of growth that is over, the count is first + (last - first) t / r^(2 - t), as in
+    DashGaussian (Chen et al. 2025), equation 6, there without t.
+
+    Attributes:
+        automatic: whether densification follows it; a threshold that was given goes its own way.
+    """
+
+    first: int
+    last: int
+    refinement: Refinement
+    resolution: Resolution
+    automatic: bool = True
+
+    def target(self, done: int) -> int:
+        """Gaussians wanted once `done` steps are finished."""
+        r = self.refinement
+        checks = max(1, (r.stop - 1) // r.every - r.start // r.every)
+        over = min(1.0, max(0, done // r.every - r.start // r.every) / checks)
+        factor = self.resolution.at(done)
+        return round(self.first + (self.last - self.first) * over / factor ** (2 - over))
+
+
+@dataclass(frozen=True)
 class Plan:
-    """All schedules of one training."""
+    """All schedules of one training.
+
+    Attributes:
+        prune_at: finished steps after which the least significant Gaussians go; None for never.
+        prune_share: how many of them, 0 to 1.
+        drop_bands_at: the same for SH bands.
+    """
 
     steps: int
     learning_rates: Mapping[str, Decay]
     sh_degree: ShDegree
     resolution: Resolution
+    blur: Blur
+    low_pass: LowPass
     refinement: Refinement
+    growth: Growth
+    prune_at: int | None
+    prune_share: float
+    drop_bands_at: int | None
+
+    def changes_gaussians(self, done: int) -> bool:
+        """Whether Gaussians come, go or are altered at once after `done` finished steps."""
+        r = self.refinement
+        return r.refines(done) or r.resets(done) or done in (self.prune_at, self.drop_bands_at)
 
 
-def plan(p: TrainParams, scene_scale: float, shorter_side: int) -> Plan:
+def plan(
+    p: TrainParams, scene_scale: float, shorter_side: int, n_first: int, spectrum: Mapping[float, float]
+) -> Plan:
     """The schedules `p` asks for.
 
     Args:
         p: the stage's parameters.
         scene_scale: radius of the camera positions, in world units; positions move in proportion.
         shorter_side: of the images, in pixels; bounds how coarse the resolution schedule begins.
+        n_first: Gaussians at the start.
+        spectrum: of the photographs, as `spectra.significance` gives it; used by "frequency" alone.
     """
     rates = {
         name: Decay(getattr(p, f"{name}_lr"), 1.0, p.max_steps)
         for name in ("scales", "opacities", "quats", "sh0", "shN")
     }
     rates["means"] = Decay(p.means_lr * scene_scale, p.means_lr_final, p.max_steps)
-    stages = COARSE_STAGES if p.coarse_to_fine == "step" else ((0.0, 1),)
-    bound = max(1, shorter_side // MIN_COARSE_SIDE)
+    refinement = Refinement(
+        start=round(p.refine_start * p.max_steps),
+        stop=round(p.refine_stop * p.max_steps),
+        every=p.refine_every,
+        reset_every=p.reset_every,
+    )
+    automatic = p.strategy == "default" and p.grow_grad2d == 0
+    resolution = _resolution(p, max(1.0, shorter_side / MIN_COARSE_SIDE), spectrum)
     return Plan(
         steps=p.max_steps,
         learning_rates=rates,
         sh_degree=ShDegree(p.sh_degree, round(p.sh_degree_interval * p.max_steps)),
-        resolution=Resolution(tuple((round(s * p.max_steps), min(f, bound)) for s, f in stages)),
-        refinement=Refinement(
-            start=round(p.refine_start * p.max_steps),
-            stop=round(p.refine_stop * p.max_steps),
-            every=p.refine_every,
-            reset_every=p.reset_every,
-        ),
+        resolution=resolution,
+        blur=Blur(p.blur, round(p.blur_stop * p.max_steps)),
+        low_pass=LowPass(p.lowpass, refinement.stop),
+        refinement=refinement,
+        growth=Growth(n_first, p.grow_to or grown_to(n_first), refinement, resolution, automatic),
+        prune_at=refinement.stop if p.prune_share else None,
+        prune_share=p.prune_share,
+        drop_bands_at=round(BANDS_DROPPED * p.max_steps) if p.prune_sh else None,
     )
+
+
+def grown_to(n_first: int) -> int:
+    """How many Gaussians automatic growth aims at where nobody says."""
+    return max(100_000, 5 * n_first)
+
+
+def _resolution(p: TrainParams, coarsest: float, spectrum: Mapping[float, float]) -> Resolution:
+    if p.coarse_to_fine == "none":
+        return Resolution(((0, 1.0),))
+    if p.coarse_to_fine == "step":
+        return Resolution(tuple((round(s * p.max_steps), min(f, coarsest)) for s, f in STEP_STAGES))
+    # A factor lasts until the share of steps is over that its spectrum has in the whole one.
+    stages, first = [], 0
+    for factor in sorted(spectrum, reverse=True):
+        if factor <= coarsest:
+            stages.append((first, factor))
+            first = round(p.refine_stop * p.max_steps * spectrum[factor])
+    return Resolution((*stages, (first, 1.0)))

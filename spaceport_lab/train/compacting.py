@@ -1,0 +1,111 @@
+"""Small models: Gaussians that add little to the training views go, and SH bands that change no colour."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from gsplat.strategy import ops
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from spaceport_lab import backends
+from spaceport_lab.cameras import Cameras
+from spaceport_lab.params import TrainParams
+from spaceport_lab.train import shown
+from spaceport_lab.train.checkpoint import State
+from spaceport_lab.train.densify import Refined
+from spaceport_lab.train.inputs import Inputs
+from spaceport_lab.train.schedules import EPS2D, Plan
+
+BANDS = ((0, 3), (3, 8), (8, 15))
+"""Coefficients of shN that belong to degree 1, 2 and 3."""
+
+
+def compact(
+    state: State, plan: Plan, p: TrainParams, inputs: Inputs, backend: str, done: int
+) -> Refined | None:
+    """Prune and drop bands where the plan says so after `done` steps; returns what was pruned."""
+    refined = None
+    if done == plan.prune_at:
+        refined = prune(state, p.prune_share, inputs.views.train, backend)
+    if done == plan.drop_bands_at:
+        drop_bands(state, p.prune_sh / 255)
+    return refined
+
+
+@torch.no_grad()
+def prune(state: State, share: float, cameras: Cameras, backend: str) -> Refined:
+    """Remove the `share` of all Gaussians that adds least to the views."""
+    n = state.n
+    refined = Refined(n, n_gaussians=n)
+    n_out = min(n - 1, int(share * n))
+    if n_out > 0:
+        worth = significance(state.splats, cameras, backend)
+        out = torch.zeros(n, dtype=torch.bool, device=worth.device)
+        out[worth.argsort()[:n_out]] = True
+        ops.remove(state.splats, state.optimizers, state.strategy.state, out)
+        if state.sh_degrees is not None:
+            state.sh_degrees = state.sh_degrees[~out]
+        refined.n_gaussians, refined.pruned = n - n_out, n_out
+    return refined
+
+
+def significance(
+    splats: dict[str, Tensor], cameras: Cameras, backend: str, chosen: Sequence[int] | None = None
+) -> Float[Tensor, " N"]:
+    """How much of all pictures each Gaussian fills: its blending weights, summed over pixels and views.
+
+    The global significance of LightGaussian (Fan et al. 2024, section 3.2) and Trick-GS, without their factor
+    for the volume. The weight is what a colour is multiplied by, so the gradient of the sum of all pixels by
+    the colours is the sum of the weights.
+
+    Args:
+        chosen: which of the cameras; all of them when None.
+    """
+    device = splats["means"].device
+    worth = torch.zeros(len(splats["means"]), device=device)
+    values = {name: tensor.detach() for name, tensor in splats.items()}
+    for index in range(len(cameras)) if chosen is None else chosen:
+        viewmat = torch.from_numpy(cameras.viewmats[index].astype(np.float32)).to(device)
+        K = torch.from_numpy(cameras.Ks[index].astype(np.float32)).to(device)
+        width, height = (int(side) for side in cameras.sizes[index])
+        rows: Tensor | slice = slice(None)
+        if backend == "cpu":
+            rows = backends.rows_in_view(
+                values["means"], values["scales"], viewmat, K, width, height, eps2d=EPS2D
+            )
+        part = {name: tensor[rows] for name, tensor in values.items()}
+        with torch.enable_grad():
+            ones = torch.ones(len(part["means"]), 1, device=device, requires_grad=True)
+            render, _, _ = backends.rasterize(
+                part["means"], part["quats"], part["scales"].exp(), part["opacities"].sigmoid(), ones,
+                viewmat[None], K[None], width, height, backend=backend,
+            )  # fmt: skip
+            render.sum().backward()
+        worth[rows] += ones.grad[:, 0]
+    return worth
+
+
+@torch.no_grad()
+def drop_bands(state: State, least: float) -> None:
+    """Give every Gaussian the lowest SH degree that changes its colour by less than `least`, 0..1.
+
+    The change is the root mean square over all directions, which for orthonormal functions is the root of the
+    coefficients' squares over 4 pi; the strongest channel counts. What is dropped is zero from now on.
+    """
+    shN = state.splats["shN"].data
+    state.sh_degrees = needed_degrees(shN, least)
+    shN *= shown.band_mask(state.sh_degrees, shN.shape[1])[..., None]
+
+
+def needed_degrees(shN: Float[Tensor, "N K 3"], least: float) -> UInt8[Tensor, " N"]:
+    """The lowest degree of each Gaussian whose higher bands together change no colour by `least`."""
+    energy = shN.square() / (4 * torch.pi)
+    degrees = torch.zeros(len(shN), dtype=torch.uint8, device=shN.device)
+    for degree, (first, _) in enumerate(BANDS, start=1):
+        if first < shN.shape[1]:
+            change = energy[:, first:].sum(dim=1).max(dim=1).values.sqrt()
+            degrees[change >= least] = degree
+    return degrees

@@ -1,0 +1,121 @@
+"""Adaptive density control of the 3DGS paper, with a cap and a threshold that finds itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from gsplat.strategy import DefaultStrategy, ops
+from torch import Tensor
+
+from spaceport_lab.params import TrainParams
+from spaceport_lab.train.densify.record import Refined, quantiles
+from spaceport_lab.train.schedules import Plan
+
+NO_GRADIENT = 1e-7
+"""In normalised device units: what stays below has arrived, whatever the budget; a pixel of 1,000 is 2e-3."""
+
+
+class Adc(DefaultStrategy):
+    """Adaptive density control (Kerbl et al. 2023, section 5.2) with a cap on the count.
+
+    With `grow_grad2d` 0 the threshold is found at every densification: the gradient which as many Gaussians
+    exceed as the plan's growth wants, so that the number of Gaussians follows the plan at any resolution of
+    the photographs, where a fixed threshold does not.
+    """
+
+    def __init__(self, p: TrainParams, plan: Plan, scene_scale: float, cap: int) -> None:
+        super().__init__(
+            prune_opa=p.prune_opa,
+            grow_grad2d=p.grow_grad2d,
+            grow_scale3d=p.percent_dense,
+            refine_start_iter=plan.refinement.start,
+            refine_stop_iter=plan.refinement.stop,
+            refine_every=plan.refinement.every,
+            reset_every=plan.refinement.reset_every,
+            absgrad=p.absgrad,
+        )
+        self.schedule, self.growth, self.cap = plan.refinement, plan.growth, cap
+        self.state: dict[str, Any] = self.initialize_state(scene_scale)
+        self._last: Refined | None = None
+
+    def before_backward(self, info: Mapping[str, Any]) -> None:
+        """Ask autograd to keep the gradient of the projected centres."""
+        info["means2d"].retain_grad()
+
+    def after_backward(
+        self, splats: dict, optimizers: dict, done: int, info: Mapping[str, Any], means_lr: float
+    ) -> Refined | None:
+        """Collect gradients and, where the schedule says so, grow, prune and reset; returns what was done."""
+        n_before = len(splats["means"])
+        self.step_post_backward(splats, optimizers, self.state, done, info)
+        refined, self._last = self._last, None
+        if self.schedule.resets(done):
+            value = min(0.5, self.prune_opa * 2) or 0.01
+            ops.reset_opa(splats, optimizers, self.state, value)
+            refined = refined or Refined(n_before)
+            refined.reset = True
+        if refined:
+            refined.n_gaussians = len(splats["means"])
+        return refined
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Take over the running state of a checkpoint."""
+        self.state = state
+
+    def loss(self, shown: Mapping[str, Tensor], n: int) -> Tensor | float:
+        """What the strategy adds to the loss: nothing."""
+        return 0.0
+
+    @torch.no_grad()
+    def _update_state(self, params, state, info, packed=False):
+        n, means2d = len(params["means"]), info["means2d"]
+        if state["grad2d"] is None:
+            state["grad2d"], state["count"] = (means2d.new_zeros(n) for _ in range(2))
+        gradients = means2d.absgrad if self.absgrad else means2d.grad
+        size = gradients.new_tensor([info["width"] / 2, info["height"] / 2]) * info["n_cameras"]
+        ids = info["gaussian_ids"]
+        for radii, of_view in zip(info["radii"], gradients, strict=True):
+            seen = (radii > 0).all(dim=-1).nonzero()[:, 0]
+            at = seen if ids is None else ids[seen]
+            # Rows are seen once a view, so plain addition does and is many times faster than index_add.
+            state["grad2d"][at] += (of_view[seen] * size).norm(dim=-1)
+            state["count"][at] += 1
+
+    @torch.no_grad()
+    def _grow_gs(self, params, optimizers, state, step):
+        gradients = state["grad2d"] / state["count"].clamp_min(1)
+        given = self.grow_grad2d
+        target = None if given else min(self.cap, self.growth.target(step))
+        self.grow_grad2d = self._threshold(gradients, target)
+        self._last = Refined(
+            len(gradients),
+            above=int((gradients > (given or self.grow_grad2d)).sum()),
+            threshold=self.grow_grad2d,
+            target=target,
+            gradients=quantiles(gradients[state["count"] > 0]),
+        )
+        try:
+            n_cloned, n_split = super()._grow_gs(params, optimizers, state, step)
+        finally:
+            self.grow_grad2d = given
+        self._last.cloned, self._last.split = n_cloned, n_split
+        return n_cloned, n_split
+
+    def _threshold(self, gradients: Tensor, target: int | None) -> float:
+        """The threshold that was given, or the lowest one that leaves no more than `target` or the cap."""
+        lowest = self.grow_grad2d or NO_GRADIENT
+        # Every clone and every split adds one: with little room only the largest gradients grow.
+        room = max(0, (self.cap if target is None else target) - len(gradients))
+        if room >= len(gradients):
+            return lowest
+        return max(lowest, float(gradients.sort(descending=True).values[room]))
+
+    @torch.no_grad()
+    def _prune_gs(self, params, optimizers, state, step):
+        transparent = torch.sigmoid(params["opacities"]) < self.prune_opa
+        if bool(transparent.all()):
+            return 0  # an empty scene cannot learn any more: better a faint one
+        self._last.pruned = super()._prune_gs(params, optimizers, state, step)
+        return self._last.pruned

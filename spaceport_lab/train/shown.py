@@ -1,0 +1,98 @@
+"""What one step shows: on the CPU the Gaussians in view alone, on a GPU all of them.
+
+A GPU is fastest when all rows take the same way; a CPU is when nine tenths of them are left alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from spaceport_lab.backends import DeferredAdam, rows_in_view
+from spaceport_lab.train.checkpoint import State
+from spaceport_lab.train.photos import View
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The Gaussians of a step.
+
+    Attributes:
+        rows: [M] their indices; None where all are shown.
+        splats: the six fields of those rows, raw, as leaves that take gradients.
+    """
+
+    rows: Int[Tensor, " M"] | None
+    splats: dict[str, Tensor]
+
+    @property
+    def n(self) -> int:
+        """How many."""
+        return len(self.splats["means"])
+
+
+def take(state: State, view: View, viewmat: Tensor, degree: int, eps2d: float) -> Shown:
+    """The Gaussians that `view` can show.
+
+    Args:
+        viewmat: [1, 4, 4] of the view, as refined.
+        degree: of the SH bands that have been trained so far.
+        eps2d: as it will be rendered, pixels².
+    """
+    splats = state.splats
+    if splats["means"].is_cuda:
+        return Shown(None, splats)
+    rows = rows_in_view(
+        splats["means"], splats["scales"], viewmat[0], view.K[0], view.width, view.height, eps2d=eps2d
+    )
+    return Shown(
+        rows,
+        {
+            name: optimizer.take_rows(rows, _used(name, degree)).requires_grad_()
+            for name, optimizer in state.optimizers.items()
+        },
+    )
+
+
+@torch.no_grad()
+def step(seen: Shown, state: State, degree: int) -> None:
+    """Move what was shown by its gradients, which SH bands above `degree` do not have."""
+    if state.sh_degrees is not None:
+        _hold_dropped_bands(seen, state.sh_degrees)
+    for name, optimizer in state.optimizers.items():
+        if isinstance(optimizer, DeferredAdam):
+            values = seen.splats[name]
+            gradient = torch.zeros_like(values) if values.grad is None else values.grad
+            optimizer.step_rows(seen.rows, gradient, _used(name, degree))
+        else:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+
+def settle(state: State) -> None:
+    """Bring all Gaussians up to date, before anything but a step looks at them."""
+    for optimizer in state.optimizers.values():
+        if isinstance(optimizer, DeferredAdam):
+            optimizer.settle()
+
+
+def _used(name: str, degree: int) -> int | None:
+    """Leading numbers of a row that are trained at this degree; None for all."""
+    return 3 * ((degree + 1) ** 2 - 1) if name == "shN" else None
+
+
+def _hold_dropped_bands(seen: Shown, sh_degrees: Tensor) -> None:
+    gradient = seen.splats["shN"].grad
+    if gradient is None:
+        return
+    of_row = sh_degrees if seen.rows is None else sh_degrees[seen.rows]
+    gradient *= band_mask(of_row, gradient.shape[1])[..., None]
+
+
+def band_mask(sh_degrees: UInt8[Tensor, " M"], n_coefficients: int) -> Tensor:
+    """[M, K-1] bool: True where a coefficient of shN belongs to a band that the Gaussian has."""
+    degree_of = torch.tensor([1] * 3 + [2] * 5 + [3] * 7, dtype=torch.uint8, device=sh_degrees.device)
+    return degree_of[:n_coefficients] <= sh_degrees[:, None]
