@@ -15,7 +15,7 @@ from torch import Tensor
 from spaceport_lab import backends, metrics
 from spaceport_lab.cameras import Cameras
 from spaceport_lab.gaussians import Gaussians
-from spaceport_lab.images import load_rgb
+from spaceport_lab.images import load_rgb, mask_beside
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,8 @@ def evaluate(
 ) -> list[ViewMetrics]:
     """PSNR, SSIM and cc-PSNR of every view of `cameras` against its photograph in `image_dir`.
 
-    Photographs of another size than their camera are brought to it, area-averaged.
+    Photographs of another size than their camera are brought to it, area-averaged. What masks in the folder
+    `masks` beside it hide does not count; views that are hidden as a whole are left out.
 
     Raises:
         PhotosError: a photograph is missing or cannot be read.
@@ -91,8 +92,10 @@ def evaluate(
     for name, size, render in zip(
         cameras.names, cameras.sizes, render_views(gaussians, cameras, backend=backend), strict=True
     ):
-        photo = load_rgb(Path(image_dir) / name, (int(size[0]), int(size[1])))
-        results.append(compare(name, render, photo, with_ssim=with_ssim, with_cc=with_cc))
+        size = (int(size[0]), int(size[1]))
+        photo, mask = load_rgb(Path(image_dir) / name, size), mask_beside(Path(image_dir), name, size)
+        if mask is None or mask.any():
+            results.append(compare(name, render, photo, with_ssim=with_ssim, with_cc=with_cc, mask=mask))
     return results
 
 

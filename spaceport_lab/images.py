@@ -66,6 +66,17 @@ def load_mask(path: Path, size: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
     return counts
 
 
+def mask_beside(images: Path, name: str, size: tuple[int, int]) -> Bool[np.ndarray, "H W"] | None:
+    """The mask of a photograph in the folder `masks` beside its own; None where it has none.
+
+    Raises:
+        PhotosError: the mask cannot be read.
+    """
+    folder = images.parent / "masks"
+    found = find_masks(folder, [name])[0] if folder.is_dir() else {}
+    return load_mask(found[name], size) if name in found else None
+
+
 def resize_area(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """The image at `size` (width, height): area means when shrinking, bicubic when enlarging."""
     height, width = image.shape[:2]

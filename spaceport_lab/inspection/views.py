@@ -18,7 +18,7 @@ from spaceport_lab import evaluation, files
 from spaceport_lab.cameras import Cameras
 from spaceport_lab.evaluation import ViewMetrics
 from spaceport_lab.gaussians import Gaussians
-from spaceport_lab.images import load_rgb, resize_area
+from spaceport_lab.images import load_rgb, mask_beside, resize_area
 
 ERROR_CEILING = 64.0
 """Grey levels (of 255) of mean absolute error at which an error picture is white."""
@@ -50,11 +50,13 @@ class ViewPicture:
 def measure(
     gaussians: Gaussians, cameras: Cameras, images: Path, backend: str
 ) -> Iterator[tuple[ViewMetrics, Float[np.ndarray, "H W 3"], UInt8[np.ndarray, "H W 3"]]]:
-    """Render every view; yields its metrics, the render in 0..1 and the photograph."""
+    """Render every view that is not masked as a whole; yields metrics, render in 0..1 and photograph."""
     renders = evaluation.render_views(gaussians, cameras, backend=backend)
     for name, (width, height), render in zip(cameras.names, cameras.sizes, renders, strict=True):
-        photo = load_rgb(images / name, (int(width), int(height)))
-        yield evaluation.compare(name, render, photo), render, photo
+        size = (int(width), int(height))
+        photo, mask = load_rgb(images / name, size), mask_beside(images, name, size)
+        if mask is None or mask.any():
+            yield evaluation.compare(name, render, photo, mask=mask), render, photo
 
 
 def write_pictures(
