@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import scenes
 import torch
+from PIL import Image
 
 from spaceport_lab import backends, evaluation, train
 from spaceport_lab.cameras import Cameras, read_scene
@@ -387,3 +388,121 @@ def test_a_run_that_compiles_and_one_with_cached_kernels_train_the_same_splat(tm
         compiled.append("Compiling" in done.stdout + done.stderr)
     assert compiled == [True, False]
     assert digests[0] == digests[1]
+
+
+@pytest.mark.parametrize("shrink", [1, 2])
+def test_growth_is_the_same_at_every_resolution(tmp_path: Path, shrink: int) -> None:
+    run = scenes.make_run(tmp_path, width=192 // shrink, height=144 // shrink, n_points=150)
+    finish(run, grow_to=500, backdrop=False, max_steps=300)
+    assert run.metrics["n_gaussians"] == pytest.approx(500, rel=0.15)
+    assert all(r["n_gaussians"] <= 500 for r in records(run, "refine"))
+
+
+def spoil(run: StageRun, noise: float = 30.0) -> None:
+    """Give each photograph something of its own that no other one shows."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:48, :64]
+    for path in sorted(run.input("sfm", "images").iterdir()):
+        photo = np.asarray(Image.open(path)).astype(float)
+        cx, cy, color = rng.uniform(10, 54), rng.uniform(8, 40), rng.uniform(-160, 160, 3)
+        blob = np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / 60)[..., None] * color
+        spoilt = photo + blob + rng.normal(0, noise, photo.shape)
+        Image.fromarray(spoilt.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def test_overfit_on_purpose_stops_is_undone_and_is_said(tmp_path: Path) -> None:
+    run = scenes.make_run(tmp_path, n_views=8, n_points=60)
+    spoil(run)
+    p = {"max_steps": 7000, "eval_every": 50, "patience": 400, "sh_degree": 3, "sh_degree_interval": 0.0}
+    finish(run, **p, backdrop=False, timelapse=False, refine_every=100, grow_to=3000)
+    split = json.loads((run.dir / "heldout.json").read_text())
+    assert split["test"] == ["view_000.png"]
+    assert split["validation"] == ["view_004.png"]
+    assert len(split["train"]) == 6
+    assert run.metrics["stopped_by"] == "patience"
+    assert run.metrics["steps"] < 7000
+    best = run.metrics["best_step"]
+    evals = {record["step"]: record for record in records(run, "eval")}
+    assert evals[best]["psnr_validation"] == max(e["psnr_validation"] for e in evals.values())
+    assert run.metrics["psnr_heldout"] == pytest.approx(evals[best]["psnr"], abs=1e-6)
+    assert run.metrics["verdicts"][0].startswith("Overfit: ")
+
+
+def test_small_scenes_stop_by_the_held_out_views_and_say_so(tmp_path: Path) -> None:
+    run = scenes.make_run(tmp_path, n_views=7)
+    finish(run, patience=30, eval_every=10, max_steps=60)
+    assert json.loads((run.dir / "heldout.json").read_text())["validation"] == []
+    assert any("too few for validation views" in warning for warning in run.warnings)
+    assert all(record["psnr_validation"] is None for record in records(run, "eval"))
+
+
+def test_without_early_stopping_no_view_is_spent_on_it(tmp_path: Path) -> None:
+    run = scenes.make_run(tmp_path, n_views=12)
+    finish(run, patience=0, max_steps=20)
+    split = json.loads((run.dir / "heldout.json").read_text())
+    assert (len(split["train"]), split["validation"]) == (10, [])
+
+
+def test_exposures_and_cameras_are_learnt_and_resumed(tmp_path: Path) -> None:
+    options = {"exposure": True, "refine_cameras": True, "max_steps": 60, "eval_every": 30}
+    whole, broken = scenes.make_run(tmp_path / "whole"), scenes.make_run(tmp_path / "broken")
+    finish(whole, **options)
+    states = train.run(broken, TrainParams(**{**QUICK, **options}))
+    for state in states:
+        if state.step == 40:
+            states.close()
+            break
+    finish(broken, **options)
+    for name in ("splat.ply", "exposure.json", "cameras.json"):
+        assert digest(whole.dir / name) == digest(broken.dir / name), name
+    exposures = json.loads((whole.dir / "exposure.json").read_text())
+    assert len(exposures) == 10
+    assert np.mean([row["red"] for row in exposures]) == pytest.approx(1, abs=1e-4)
+    assert whole.metrics["cc_psnr_heldout"] >= whole.metrics["psnr_heldout"] - 0.5
+
+
+def test_what_a_mask_hides_teaches_nothing(tmp_path: Path) -> None:
+    """Pixels under a mask may be anything: the splat is the same to the last bit."""
+    digests = []
+    for name, color in (("black", 0), ("white", 255)):
+        run = scenes.make_run(tmp_path / name)
+        masks = run.input("sfm") / "masks"
+        masks.mkdir()
+        hidden = np.full((48, 64), 255, np.uint8)
+        hidden[10:30, 20:50] = 0
+        for path in sorted(run.input("sfm", "images").iterdir()):
+            photo = np.asarray(Image.open(path)).copy()
+            photo[hidden == 0] = color
+            Image.fromarray(photo).save(path)
+            Image.fromarray(hidden).save(masks / f"{path.name}.png")
+        finish(run, max_steps=40, coarse_to_fine="none", timelapse=False)
+        digests.append(digest(run.dir / "splat.ply"))
+    assert digests[0] == digests[1]
+    seen = scenes.make_run(tmp_path / "unmasked")
+    finish(seen, max_steps=40, coarse_to_fine="none", masks=False, timelapse=False)
+    assert digest(seen.dir / "splat.ply") != digests[0]
+
+
+def test_compact_is_smaller(tmp_path: Path) -> None:
+    run = scenes.make_run(tmp_path)
+    finish(
+        run, prune_share=0.5, prune_sh=11.0, shN_lr=0.002, grow_to=600, sh_degree=2, sh_degree_interval=0.1
+    )
+    pruned = [r for r in records(run, "refine") if r["gradients"] is None and r["pruned"]]
+    assert [(r["step"], r["pruned"]) for r in pruned] == [(39, pruned[0]["n_before"] // 2)]
+    gaussians = read_ply(run.dir / "splat.ply")
+    assert gaussians.n == run.metrics["n_gaussians"] > pruned[0]["n_gaussians"]
+    without = (gaussians.shN == 0).reshape(gaussians.n, -1, 3)
+    assert without[:, 3:].all(axis=(1, 2)).any(), "some Gaussians have lost their highest band"
+    assert not without.all()
+
+
+def test_a_splat_goes_on_from_a_ply(tmp_path: Path) -> None:
+    first = scenes.make_run(tmp_path / "first")
+    finish(first, backdrop=False)
+    second = scenes.make_run(tmp_path / "second")
+    finish(
+        second, init_from=str(first.dir / "splat.ply"), max_steps=10, eval_every=10, sh_degree_interval=0.0
+    )
+    assert second.metrics["psnr_heldout"] > first.metrics["psnr_heldout"] - 1.0
+    assert records(second, "step")[0]["n_gaussians"] == first.metrics["n_gaussians"]

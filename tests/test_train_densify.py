@@ -113,6 +113,27 @@ def test_adc_takes_the_largest_gradients_under_the_cap() -> None:
     assert adc.after_backward(splats, optimizers, 2, seen(torch.ones(43)), 0.0).cloned == 0
 
 
+def test_two_are_as_opaque_as_the_one_was() -> None:
+    splats, optimizers = make()
+    splats["scales"].data[:20] = math.log(0.001)
+    splats["scales"].data[20:] = math.log(0.5)
+    before = torch.sigmoid(splats["opacities"].detach().clone())
+    gradients = torch.zeros(40)
+    gradients[[3, 30]] = 1.0
+    p = TrainParams(grow_grad2d=0.5, prune_opa=0.0)
+    adc = densify.Adc(p, planned(), scene_scale=1.0, cap=1000)
+    refined = adc.after_backward(splats, optimizers, 1, seen(gradients), 0.0)
+    assert (refined.cloned, refined.split) == (1, 1)
+    after = torch.sigmoid(splats["opacities"].detach())
+    # Kept in order but the split one, then the clone, then the two of the split.
+    clone, first, second = after[-3:]
+    assert 1 - (1 - clone) ** 2 == pytest.approx(float(before[3]), abs=1e-5)
+    assert float(after[3]) == pytest.approx(float(clone))
+    assert 1 - (1 - first) * (1 - second) == pytest.approx(float(before[30]), abs=1e-5)
+    untouched = [i for i in range(30) if i != 3]
+    torch.testing.assert_close(after[untouched], before[untouched])
+
+
 @pytest.mark.parametrize("size", [1.0, 0.25])
 def test_the_automatic_threshold_meets_the_plan(size: float) -> None:
     """Whatever the gradients are worth: at another resolution all of them are larger or smaller."""

@@ -78,12 +78,12 @@ def test_any_plan_is_monotone_and_ends_at_full_detail(
 
 
 def test_frequency_gives_a_factor_the_steps_its_spectrum_is_worth() -> None:
-    p = TrainParams(max_steps=1000, refine_stop=0.6)
+    p = TrainParams(max_steps=1000)
     assert p.coarse_to_fine == "frequency"
     plan = schedules.plan(p, 1.0, 4000, 5000, SPECTRUM)
-    assert plan.resolution.stages == ((0, 4.0), (120, 2.0), (300, 1.0))
+    assert plan.resolution.stages == ((0, 4.0), (140, 2.0), (350, 1.0))
     small = schedules.plan(p, 1.0, 3 * schedules.MIN_COARSE_SIDE, 5000, SPECTRUM)
-    assert small.resolution.stages == ((0, 2.0), (300, 1.0))
+    assert small.resolution.stages == ((0, 2.0), (350, 1.0))
 
 
 def test_blur_halves_until_it_is_gone() -> None:
@@ -106,12 +106,14 @@ def test_growth_begins_slowly_while_coarse_and_ends_at_its_aim() -> None:
     steps = [n for n in range(1200) if refinement.refines(n)]
     assert [fine.target(n) for n in steps] == [1000 + 1000 * k for k in range(1, 10)]
     assert all(coarse.target(n) < 0.6 * fine.target(n) for n in steps if n < 600)
+    always_coarse = Growth(1000, 10_000, refinement, Resolution(((0, 4.0),)))
+    assert coarse.target(steps[-1]) == always_coarse.target(steps[-1])
     assert coarse.target(steps[-1]) == fine.target(steps[-1]) == 10_000 == fine.target(5000)
     assert fine.target(0) == fine.target(100) == 1000
 
 
-def test_pruning_follows_growth() -> None:
+def test_pruning_makes_room_for_growth() -> None:
     plan = schedules.plan(TrainParams(max_steps=1000, prune_share=0.5, prune_sh=1.0), 1.0, 480, 5000, {})
-    assert plan.prune_at == 600
+    assert plan.prune_at == 325
     assert plan.drop_bands_at == 800
-    assert [n for n in range(600, 1001) if plan.changes_gaussians(n)] == [600, 800]
+    assert [n for n in range(301, 1001) if plan.changes_gaussians(n)] == [325, 400, 500, 800]

@@ -41,7 +41,7 @@ def test_a_gif_of_all_frames(tmp_path: Path) -> None:
 
 def test_large_frames_become_small_pictures(tmp_path: Path) -> None:
     filled(tmp_path / "frames", [0, 10], height=300, width=1200).write(tmp_path / "a.gif")
-    assert Image.open(tmp_path / "a.gif").size == (480, 120)
+    assert Image.open(tmp_path / "a.gif").size == (400, 100)
 
 
 def test_frames_of_several_sizes_are_brought_to_that_of_the_last(tmp_path: Path) -> None:
@@ -105,3 +105,23 @@ def test_a_large_gif_is_thinned_out(
 def test_what_is_no_image_is_refused(tmp_path: Path, bad: np.ndarray) -> None:
     with pytest.raises(InputError, match=r"(?s)uint8 \[H, W, 3\].*got"):
         Timelapse(tmp_path / "frames").add(0, bad)
+
+
+@pytest.mark.parametrize(
+    ("most", "steps"),
+    [(5, [0, 20, 60, 170, 470]), (1, [470]), (2, [0, 470]), (100, list(range(0, 480, 10)))],
+)
+def test_some_frames_in_equal_ratios(tmp_path: Path, most: int, steps: list[int]) -> None:
+    filled(tmp_path / "frames", list(range(0, 480, 10)))
+    frames = timelapse.some_frames(tmp_path / "frames", most, longest=40)
+    assert [step for step, _ in frames] == steps
+    assert all(picture.shape == (30, 40, 3) for _, picture in frames)
+    for step, picture in frames:
+        assert abs(picture[..., 2].mean() - step % 256) < 12
+
+
+def test_no_frames_and_broken_ones_are_left_out(tmp_path: Path) -> None:
+    assert timelapse.some_frames(tmp_path / "none", 5) == []
+    filled(tmp_path / "frames", [0, 10])
+    (tmp_path / "frames" / "frame_00000010.jpg").write_bytes(b"no picture")
+    assert [step for step, _ in timelapse.some_frames(tmp_path / "frames", 5)] == [0]

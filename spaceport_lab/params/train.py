@@ -21,9 +21,7 @@ class TrainParams(StageParams):
     )
     max_steps: int = Field(7000, ge=1, description="[steps] optimisation steps at the most")
     test_every: int = Field(8, ge=2, description="[count] every nth image by name is held out for metrics")
-    init_from: str = Field(
-        "", description="[path] PLY or checkpoint to start from instead of the sparse points; empty for those"
-    )
+    init_from: str = Field("", description="[path] PLY or checkpoint to start from; empty: the sparse points")
     init_points: int = Field(
         0, ge=0, description="[count] random subsample of the sparse points to start from; 0 takes all"
     )
@@ -32,7 +30,7 @@ class TrainParams(StageParams):
         1.0, gt=0, description="[ratio] size of the first Gaussians over the distance of their neighbours"
     )
     backdrop: bool = Field(
-        True, description="[bool] lay coarse ground under and around a flight, where photographs leave gaps"
+        True, description="[bool] lay coarse ground under and around a flight, for gaps and edges"
     )
     masks: bool = Field(True, description="[bool] leave out what the scene's masks folder hides")
     background: Literal["black", "random"] = Field(
@@ -72,14 +70,19 @@ class TrainParams(StageParams):
     grow_grad2d: float = Field(
         0.0,
         ge=0,
-        description="[NDC] mean view-space gradient above which a Gaussian grows, 2e-4 in the paper; "
-        "0 finds it so that growth meets grow_to",
+        description="[NDC] mean view-space gradient above which a Gaussian grows; 0 finds it from grow_to",
     )
     grow_to: int = Field(
-        0, ge=0, description="[count] Gaussians the automatic threshold aims at; 0 takes what fits the scene"
+        0, ge=0, description="[count] Gaussians the automatic threshold aims at; 0: what fits the scene"
+    )
+    grow_ratio: float = Field(
+        1.0, gt=0, description="[ratio] of the Gaussians that fit the scene, where grow_to is 0"
     )
     percent_dense: float = Field(
         0.01, gt=0, description="[share of scene scale] larger Gaussians split, smaller ones clone"
+    )
+    revised_opacity: bool = Field(
+        True, description="[bool] the two of a clone or split are as opaque together as the one"
     )
     prune_opa: float = Field(5e-3, ge=0, lt=1, description="[opacity] more transparent Gaussians are pruned")
     cap_max: int = Field(
@@ -90,19 +93,14 @@ class TrainParams(StageParams):
     mcmc_scale_reg: float = Field(0.01, ge=0, description="[weight] MCMC loss on sizes over scene scale")
     coarse_to_fine: Literal["none", "step", "frequency"] = Field(
         "frequency",
-        description="[name] resolution schedule; step doubles twice from a quarter, frequency follows the "
-        "spectra of the photographs",
+        description="[name] resolution schedule; frequency follows the spectra of the photographs",
     )
     blur: float = Field(
-        0.0, ge=0, description="[pixels] photographs are blurred by this sigma at first, then less; 0 never"
+        0.0, ge=0, description="[pixels] sigma by which photographs are blurred at first; 0 never"
     )
     blur_stop: float = Field(0.5, ge=0, le=1, description="[share of max_steps] the blur has gone")
-    lowpass: bool = Field(
-        False, description="[bool] at first spread Gaussians in the image so that they cover it together"
-    )
-    exposure: bool = Field(
-        False, description="[bool] learn exposure and white balance of each photograph, on average none"
-    )
+    lowpass: bool = Field(False, description="[bool] at first spread Gaussians so that they cover the image")
+    exposure: bool = Field(False, description="[bool] learn exposure and white balance of each photograph")
     exposure_lr: float = Field(1e-2, gt=0, description="[1/step] learning rate of exposures")
     refine_cameras: bool = Field(False, description="[bool] let training cameras move a little")
     cameras_lr: float = Field(1e-3, gt=0, description="[1/step] learning rate of cameras, times scene scale")
@@ -110,12 +108,12 @@ class TrainParams(StageParams):
         0.0,
         ge=0,
         lt=1,
-        description="[share] of the Gaussians that add least to the training views, pruned after growth",
+        description="[share] of Gaussians that add least, pruned half-way through growth",
     )
     prune_sh: float = Field(
         0.0,
         ge=0,
-        description="[share of 255] SH bands that change colours less on average are dropped; 0 keeps all",
+        description="[grey levels] SH bands that change colours less are dropped; 0 keeps all",
     )
     target_psnr: float = Field(
         0.0, ge=0, description="[dB] stop when PSNR on validation views reaches this; 0 never"

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from spaceport_lab import backends, evaluation, files
 from spaceport_lab.errors import QualityGateError
-from spaceport_lab.gaussians import Gaussians, read_ply, write_ply
-from spaceport_lab.images import load_rgb
+from spaceport_lab.gaussians import Gaussians, write_ply
 from spaceport_lab.params import TrainParams
 from spaceport_lab.train import (
     checkpoint,
@@ -25,12 +21,12 @@ from spaceport_lab.train import (
     progress,
     schedules,
     shown,
-    stream,
 )
 from spaceport_lab.train.appearance import Appearance
 from spaceport_lab.train.checkpoint import Counters, State
 from spaceport_lab.train.inputs import Inputs, Views, evenly, read_views
 from spaceport_lab.train.poses import CameraRefinement
+from spaceport_lab.train.results import Comparison, heldout_comparisons, records
 from spaceport_lab.train.schedules import Plan
 from spaceport_lab.train.starting import FIELDS, first_gaussians
 from spaceport_lab.train.stream import Stream
@@ -48,14 +44,14 @@ MAX_TRAIN_VIEWS_MEASURED = 48
 def run(run: StageRun, p: TrainParams) -> Iterator[Progress]:
     """Optimise Gaussians from the sfm stage's model; resumes from its own checkpoint after an interruption.
 
-    Reads `02_sfm/images` and `02_sfm/sparse`; writes `splat.ply`, `heldout.json`, `metrics.jsonl` and
-    `checkpoint.pt`.
+    Reads `02_sfm/images`, `02_sfm/sparse` and `02_sfm/masks`; writes `splat.ply`, `heldout.json`,
+    `metrics.jsonl`, `checkpoint.pt`, and where asked for `timelapse.gif`, `exposure.json`, `cameras.json`.
 
     Raises:
         WorkspaceError: the sfm stage has not finished, or the run folder cannot be written.
         BackendError: `p.backend` asks for CUDA where it cannot run.
         ReconstructionError: there is nothing to train on.
-        PhotosError: an image is missing or broken, or all do not fit in memory.
+        PhotosError: an image is missing or broken.
     """
     backend = backends.choose_backend(p.backend)
     device = torch.device(backend)
@@ -105,37 +101,6 @@ def plan(run: StageRun, p: TrainParams, views: Views) -> Plan:
 
 def _plan(p: TrainParams, views: Views, n_first: int, spectrum: Mapping[float, float]) -> Plan:
     return schedules.plan(p, views.scale, int(views.train.sizes.min()), n_first, spectrum)
-
-
-def records(run: StageRun) -> list[dict[str, Any]]:
-    """The metrics stream so far, one dict a record; readable while training writes it."""
-    return stream.read(run.dir / "metrics.jsonl")
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One held-out view: photograph, render [H, W, 3] in 0..1, and the render's PSNR in dB."""
-
-    name: str
-    photo: Float[np.ndarray, "H W 3"]
-    render: Float[np.ndarray, "H W 3"]
-    psnr: float
-
-
-def heldout_comparisons(run: StageRun, p: TrainParams, most: int = 3) -> list[Comparison]:
-    """Render the trained splat from up to `most` held-out views, evenly spaced, or from training views."""
-    views = inputs.read_views(run, p)
-    cameras = views.heldout if len(views.heldout) else views.train
-    gaussians = read_ply(run.dir / "splat.ply")
-    compared = []
-    chosen = evenly(len(cameras), most)
-    renders = evaluation.render_views(gaussians, cameras, chosen, backends.choose_backend(p.backend))
-    for index, render in zip(chosen, renders, strict=True):
-        size = (render.shape[1], render.shape[0])
-        photo = load_rgb(run.input("sfm", "images") / cameras.names[index], size)
-        psnr = evaluation.compare(cameras.names[index], render, photo, with_ssim=False).psnr
-        compared.append(Comparison(cameras.names[index], photo.astype(np.float32) / 255, render, psnr))
-    return compared
 
 
 def start(run: StageRun, p: TrainParams, data: Inputs, device: torch.device) -> tuple[State, Plan]:
@@ -213,7 +178,7 @@ def _finish(run: StageRun, p: TrainParams, data: Inputs, state: State, backend: 
     run.metrics.update(
         steps=c.step, n_gaussians=gaussians.n, psnr_heldout=psnr, ssim_heldout=ssim,
         cc_psnr_heldout=evaluation.mean_cc_psnr(heldout), psnr_train=psnr_train, stopped_by=c.stopped_by,
-        best_step=c.best_step, verdicts=verdicts,
+        psnr_validation=c.psnr_validation, best_step=c.best_step, verdicts=verdicts,
     )  # fmt: skip
     if state.appearance:
         files.write_json(run.output("exposure.json"), state.appearance.rows(data.views.train.names))

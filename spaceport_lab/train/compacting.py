@@ -37,12 +37,12 @@ def compact(
 
 @torch.no_grad()
 def prune(state: State, share: float, cameras: Cameras, backend: str) -> Refined:
-    """Remove the `share` of all Gaussians that adds least to the views."""
+    """Remove the `share` of all Gaussians that adds least to the views; what no view shows stays."""
     n = state.n
     refined = Refined(n, n_gaussians=n)
-    n_out = min(n - 1, int(share * n))
+    worth = significance(state.splats, cameras, backend)
+    n_out = min(n - 1, int(share * n), int(torch.isfinite(worth).sum()))
     if n_out > 0:
-        worth = significance(state.splats, cameras, backend)
         out = torch.zeros(n, dtype=torch.bool, device=worth.device)
         out[worth.argsort()[:n_out]] = True
         ops.remove(state.splats, state.optimizers, state.strategy.state, out)
@@ -55,17 +55,21 @@ def prune(state: State, share: float, cameras: Cameras, backend: str) -> Refined
 def significance(
     splats: dict[str, Tensor], cameras: Cameras, backend: str, chosen: Sequence[int] | None = None
 ) -> Float[Tensor, " N"]:
-    """How much of all pictures each Gaussian fills: its blending weights, summed over pixels and views.
+    """How much of a picture each Gaussian fills: its blending weights, summed over the pixels of a view.
 
-    The global significance of LightGaussian (Fan et al. 2024, section 3.2) and Trick-GS, without their factor
-    for the volume. The weight is what a colour is multiplied by, so the gradient of the sum of all pixels by
-    the colours is the sum of the weights.
+    The largest of all views counts, so that what few photographs show is not taken for what none needs; the
+    global significance of LightGaussian (Fan et al. 2024, section 3.2) and Trick-GS adds the views up. The
+    weight is what a colour is multiplied by, so the gradient of the sum of all pixels by the colours is the
+    sum of the weights.
 
     Args:
         chosen: which of the cameras; all of them when None.
+
+    Returns:
+        Pixels; infinite for Gaussians that are in none of the views, of which nothing can be said.
     """
     device = splats["means"].device
-    worth = torch.zeros(len(splats["means"]), device=device)
+    worth = torch.full((len(splats["means"]),), -1.0, device=device)
     values = {name: tensor.detach() for name, tensor in splats.items()}
     for index in range(len(cameras)) if chosen is None else chosen:
         viewmat = torch.from_numpy(cameras.viewmats[index].astype(np.float32)).to(device)
@@ -79,13 +83,14 @@ def significance(
         part = {name: tensor[rows] for name, tensor in values.items()}
         with torch.enable_grad():
             ones = torch.ones(len(part["means"]), 1, device=device, requires_grad=True)
-            render, _, _ = backends.rasterize(
+            render, _, info = backends.rasterize(
                 part["means"], part["quats"], part["scales"].exp(), part["opacities"].sigmoid(), ones,
                 viewmat[None], K[None], width, height, backend=backend,
             )  # fmt: skip
             render.sum().backward()
-        worth[rows] += ones.grad[:, 0]
-    return worth
+        shows = (info["radii"][0] > 0).all(dim=1)
+        worth[rows] = torch.where(shows, torch.maximum(worth[rows], ones.grad[:, 0]), worth[rows])
+    return torch.where(worth < 0, torch.inf, worth)
 
 
 @torch.no_grad()
@@ -95,9 +100,14 @@ def drop_bands(state: State, least: float) -> None:
     The change is the root mean square over all directions, which for orthonormal functions is the root of the
     coefficients' squares over 4 pi; the strongest channel counts. What is dropped is zero from now on.
     """
-    shN = state.splats["shN"].data
-    state.sh_degrees = needed_degrees(shN, least)
-    shN *= shown.band_mask(state.sh_degrees, shN.shape[1])[..., None]
+    values = state.splats["shN"]
+    state.sh_degrees = needed_degrees(values.data, least)
+    kept = shown.band_mask(state.sh_degrees, values.shape[1])[..., None]
+    values.data *= kept
+    # Without this Adam would move them on, by what it remembers of their gradients.
+    for moment in ("exp_avg", "exp_avg_sq"):
+        if moment in state.optimizers["shN"].state[values]:
+            state.optimizers["shN"].state[values][moment] *= kept
 
 
 def needed_degrees(shN: Float[Tensor, "N K 3"], least: float) -> UInt8[Tensor, " N"]:

@@ -56,13 +56,16 @@ def evaluate(state: State, p: TrainParams, inputs: Inputs, backend: str, stream:
     if inputs.deciding is None:
         return
     gaussians = to_gaussians(state.splats)
-    measured = measure(gaussians, inputs.heldout, backend)
+    measured = measure(gaussians, inputs.heldout, backend, with_cc=p.exposure)
     c.psnr, c.ssim = evaluation.mean_psnr(measured), evaluation.mean_ssim(measured)
-    c.psnr_validation = None
+    c.psnr_validation, watched = None, measured
     if inputs.validation:
-        watched = measure(gaussians, inputs.validation, backend, with_ssim=False)
+        watched = measure(gaussians, inputs.validation, backend, with_ssim=False, with_cc=p.exposure)
         c.psnr_validation = evaluation.mean_psnr(watched)
-    deciding = c.psnr if c.psnr_validation is None else c.psnr_validation
+    # A view that is not trained on has an exposure that nobody knows: it must not decide.
+    deciding = evaluation.mean_cc_psnr(watched) if p.exposure else evaluation.mean_psnr(watched)
+    if deciding is None:
+        return
     c.eval_steps.append(step)
     c.eval_psnrs.append(deciding)
     stream.write(
@@ -88,13 +91,15 @@ def _why_stop(psnr: float, steps_since_better: int, p: TrainParams) -> str:
 def measure(
     gaussians: Gaussians, photos: Photos, backend: str, *, with_ssim: bool = True, with_cc: bool = False
 ) -> list[evaluation.ViewMetrics]:
-    """Metrics of all views of `photos`."""
-    renders = evaluation.render_views(gaussians, photos.cameras, backend=backend)
+    """Metrics of all views of `photos` of which anything counts."""
+    names = photos.cameras.names
+    chosen = [i for i, name in enumerate(names) if name not in photos.fully_masked]
+    renders = evaluation.render_views(gaussians, photos.cameras, chosen, backend)
     return [
         evaluation.compare(
-            name, render, photos.full(i), with_ssim=with_ssim, with_cc=with_cc, mask=photos.mask(i)
+            names[i], render, photos.full(i), with_ssim=with_ssim, with_cc=with_cc, mask=photos.mask(i)
         )
-        for i, (name, render) in enumerate(zip(photos.cameras.names, renders, strict=True))
+        for i, render in zip(chosen, renders, strict=True)
     ]
 
 

@@ -15,6 +15,9 @@ from spaceport_lab.params import TrainParams
 STEP_STAGES = ((0.0, 4.0), (0.1, 2.0), (0.35, 1.0))
 """Share of the steps from which an image side is divided by the factor."""
 
+COARSE_SHARE = 0.7
+"""Of the steps over which "frequency" spreads the factors; what is left of them is for full size alone."""
+
 MIN_COARSE_SIDE = 96
 """A coarse image keeps at least this many pixels on its shorter side; below there is no SSIM window left."""
 
@@ -121,8 +124,8 @@ class Growth:
     """How many Gaussians there should be: from `first` to `last` while they are grown, fewer while coarse.
 
     An image of half the side can tell a quarter of the Gaussians apart: with r the factor of the resolution
-    and t the share of growth that is over, the count is first + (last - first) t / r^(2 - t), as in
-    DashGaussian (Chen et al. 2025), equation 6, there without t.
+    and t the share of growth that is over, the count is first + (last - first) t / r^(2 - 2t): the idea of
+    DashGaussian (Chen et al. 2025, section 3.3), so written that it ends at its aim at any resolution.
 
     Attributes:
         automatic: whether densification follows it; a threshold that was given goes its own way.
@@ -140,7 +143,7 @@ class Growth:
         checks = max(1, (r.stop - 1) // r.every - r.start // r.every)
         over = min(1.0, max(0, done // r.every - r.start // r.every) / checks)
         factor = self.resolution.at(done)
-        return round(self.first + (self.last - self.first) * over / factor ** (2 - over))
+        return round(self.first + (self.last - self.first) * over / factor ** (2 - 2 * over))
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,10 @@ def plan(
         start=round(p.refine_start * p.max_steps),
         stop=round(p.refine_stop * p.max_steps),
         every=p.refine_every,
-        reset_every=p.reset_every,
+        # MCMC moves what is faint, it never resets.
+        reset_every=p.reset_every if p.strategy == "default" else p.max_steps + 1,
     )
+    aim = p.grow_to or round(p.grow_ratio * grown_to(n_first))
     automatic = p.strategy == "default" and p.grow_grad2d == 0
     resolution = _resolution(p, max(1.0, shorter_side / MIN_COARSE_SIDE), spectrum)
     return Plan(
@@ -204,15 +209,16 @@ def plan(
         blur=Blur(p.blur, round(p.blur_stop * p.max_steps)),
         low_pass=LowPass(p.lowpass, refinement.stop),
         refinement=refinement,
-        growth=Growth(n_first, p.grow_to or grown_to(n_first), refinement, resolution, automatic),
-        prune_at=refinement.stop if p.prune_share else None,
+        growth=Growth(n_first, aim, refinement, resolution, automatic),
+        # Half-way: what goes makes room for Gaussians that are needed more.
+        prune_at=(refinement.start + refinement.stop) // 2 if p.prune_share else None,
         prune_share=p.prune_share,
         drop_bands_at=round(BANDS_DROPPED * p.max_steps) if p.prune_sh else None,
     )
 
 
 def grown_to(n_first: int) -> int:
-    """How many Gaussians automatic growth aims at where nobody says."""
+    """How many Gaussians a scene of so many points is worth."""
     return max(100_000, 5 * n_first)
 
 
@@ -226,5 +232,5 @@ def _resolution(p: TrainParams, coarsest: float, spectrum: Mapping[float, float]
     for factor in sorted(spectrum, reverse=True):
         if factor <= coarsest:
             stages.append((first, factor))
-            first = round(p.refine_stop * p.max_steps * spectrum[factor])
+            first = round(COARSE_SHARE * p.max_steps * spectrum[factor])
     return Resolution((*stages, (first, 1.0)))

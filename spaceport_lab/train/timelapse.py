@@ -49,14 +49,14 @@ class Timelapse:
     def __init__(self, folder: Path, resume_from: int | None = None) -> None:
         self.folder = Path(folder)
         with files.clear_os_errors(self.folder):
-            for step, path in self._frames():
+            for step, path in _listed(self.folder):
                 if resume_from is None or step > resume_from:
                     path.unlink(missing_ok=True)
 
     @property
     def steps(self) -> list[int]:
         """Finished steps of the frames there are, rising."""
-        return [step for step, _ in self._frames()]
+        return [step for step, _ in _listed(self.folder)]
 
     def add(self, step: int, frame: UInt8[np.ndarray, "H W 3"]) -> None:
         """Keep what the view looks like after `step` steps; a frame of the same step is replaced.
@@ -75,7 +75,7 @@ class Timelapse:
         with files.atomic_path(self.folder / f"frame_{step:08d}.jpg") as temporary:
             Image.fromarray(frame).save(temporary, quality=92, subsampling=0)
 
-    def write(self, path: Path, *, longest: int = 480, seconds: float = 6.0) -> bool:
+    def write(self, path: Path, *, longest: int = 400, seconds: float = 6.0) -> bool:
         """Write the frames as an animated GIF that repeats, with a bar that fills as training goes on.
 
         Frames that cannot be read are left out, with a line in the log. Where the file would be larger than
@@ -92,7 +92,7 @@ class Timelapse:
         Raises:
             WorkspaceError: the disk is full or the folder is not writable.
         """
-        frames = self._read(longest)
+        frames = _read(_listed(self.folder), longest)
         if not frames:
             return False
         last, size = frames[-1][0], frames[-1][1].size
@@ -100,25 +100,49 @@ class Timelapse:
         files.write_bytes(path, _fitting(pictures, seconds))
         return True
 
-    def _frames(self) -> list[tuple[int, Path]]:
-        if not self.folder.is_dir():
-            return []
-        matches = ((_NAME.fullmatch(path.name), path) for path in self.folder.iterdir())
-        return sorted((int(match[1]), path) for match, path in matches if match)
 
-    def _read(self, longest: int) -> list[tuple[int, Image.Image]]:
-        """Step and picture of every frame that can be read, none larger than wanted."""
-        frames = []
-        for step, path in self._frames():
-            try:
-                with Image.open(path) as file:
-                    picture = file.convert("RGB")
-            except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-                logger.warning("%s is left out of the timelapse: %s", path.name, error)
-                continue
-            picture.thumbnail((longest, longest), Image.Resampling.BOX)
-            frames.append((step, picture))
-        return frames
+def some_frames(folder: Path, most: int, longest: int = 480) -> list[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
+    """Step and picture of up to `most` frames from first to last, close together where much changes.
+
+    In the beginning every step shows, towards the end hundreds hardly do: frames are taken in equal ratios.
+    Those that cannot be read are left out, with a line in the log.
+
+    Args:
+        folder: of a `Timelapse`; nothing in it is changed.
+        most: frames, at least one; a single one is the last.
+        longest: pixels of the longer side at the most.
+    """
+    frames = _listed(folder)
+    if not frames:
+        return []
+    places = np.arange(len(frames))
+    if len(frames) > most:
+        places = np.geomspace(len(frames), 1, most).round().astype(int) - 1
+    read = _read([frames[place] for place in sorted(set(places.tolist()))], longest)
+    return [(step, np.asarray(picture)) for step, picture in read]
+
+
+def _listed(folder: Path) -> list[tuple[int, Path]]:
+    """Finished steps and file of every frame, rising."""
+    if not folder.is_dir():
+        return []
+    matches = ((_NAME.fullmatch(path.name), path) for path in folder.iterdir())
+    return sorted((int(match[1]), path) for match, path in matches if match)
+
+
+def _read(listed: list[tuple[int, Path]], longest: int) -> list[tuple[int, Image.Image]]:
+    """Step and picture of every frame that can be read, none larger than wanted."""
+    frames = []
+    for step, path in listed:
+        try:
+            with Image.open(path) as file:
+                picture = file.convert("RGB")
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+            logger.warning("%s is left out of the timelapse: %s", path.name, error)
+            continue
+        picture.thumbnail((longest, longest), Image.Resampling.BOX)
+        frames.append((step, picture))
+    return frames
 
 
 def _with_bar(picture: Image.Image, size: tuple[int, int], step: int, last: int) -> Image.Image:

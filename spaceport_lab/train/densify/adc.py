@@ -35,6 +35,7 @@ class Adc(DefaultStrategy):
             refine_every=plan.refinement.every,
             reset_every=plan.refinement.reset_every,
             absgrad=p.absgrad,
+            revised_opacity=p.revised_opacity,
         )
         self.schedule, self.growth, self.cap = plan.refinement, plan.growth, cap
         self.state: dict[str, Any] = self.initialize_state(scene_scale)
@@ -96,12 +97,22 @@ class Adc(DefaultStrategy):
             target=target,
             gradients=quantiles(gradients[state["count"] > 0]),
         )
+        if self.revised_opacity:
+            self._share_opacity(params, state, gradients)
         try:
             n_cloned, n_split = super()._grow_gs(params, optimizers, state, step)
         finally:
             self.grow_grad2d = given
         self._last.cloned, self._last.split = n_cloned, n_split
         return n_cloned, n_split
+
+    def _share_opacity(self, params: dict, state: dict, gradients: Tensor) -> None:
+        """Lower those that will be cloned so that the two look as the one did; gsplat does it for splits."""
+        largest = params["scales"].detach().exp().max(dim=-1).values
+        cloned = (gradients > self.grow_grad2d) & (largest <= self.grow_scale3d * state["scene_scale"])
+        opacities = torch.sigmoid(params["opacities"].data[cloned])
+        half = (1 - torch.sqrt(1 - opacities)).clamp(1e-6, 1 - 1e-6)
+        params["opacities"].data[cloned] = torch.logit(half)
 
     def _threshold(self, gradients: Tensor, target: int | None) -> float:
         """The threshold that was given, or the lowest one that leaves no more than `target` or the cap."""
