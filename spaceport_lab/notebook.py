@@ -1,4 +1,4 @@
-"""What a stage notebook calls: start(), live(), record(), table()."""
+"""What a stage notebook calls: start(), live(), record(), table(), show(), picture()."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any
 import filelock
 from IPython.core.getipython import get_ipython
 from IPython.core.pylabtools import select_figure_formats
-from IPython.display import DisplayHandle, display
+from IPython.display import DisplayHandle, Image, display
 from matplotlib.figure import Figure
 
 from spaceport_lab import files, runcard, workspace
@@ -58,6 +58,20 @@ class Table:
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> Table:
     """A neat table of a list of dicts; `columns` chooses and orders."""
     return Table(rows, columns)
+
+
+def show(*shown: Any) -> None:
+    """Display figures, tables and pictures one below the other; None is passed over."""
+    for one in shown:
+        if one is not None:
+            display(one)
+
+
+def picture(path: Path | None) -> Image | None:
+    """A picture file (PNG, JPEG, GIF) as part of the notebook; None, which shows nothing, without one."""
+    if path is None or not path.is_file():
+        return None
+    return Image(data=path.read_bytes(), format=path.suffix[1:].lower().replace("jpg", "jpeg"))
 
 
 def start(stage: str, cell: Mapping[str, Any]) -> tuple[StageParams, StageRun]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import filelock
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from spaceport_lab import notebook, runcard
 from spaceport_lab.errors import ParamsError, QualityGateError, WorkspaceError
@@ -131,6 +133,24 @@ def test_tables_escape_and_align() -> None:
         "name       value", "─────────  ─────", "<b>        0.123", "long name  –    ",
     ]  # fmt: skip
     assert repr(notebook.table([])) == "\n"
+
+
+def test_show_passes_over_what_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr(notebook, "display", shown.append)
+    notebook.show("a", None, "b")
+    notebook.show()
+    assert shown == ["a", "b"]
+
+
+def test_a_picture_stands_in_the_notebook_itself(tmp_path: Path) -> None:
+    assert notebook.picture(None) is None
+    assert notebook.picture(tmp_path / "none.gif") is None
+    for suffix, mime in (("gif", "image/gif"), ("png", "image/png"), ("jpg", "image/jpeg")):
+        path = tmp_path / f"a.{suffix}"
+        Image.new("RGB", (4, 3), "red").save(path)
+        data, _ = notebook.picture(path)._repr_mimebundle_()
+        assert base64.b64decode(data[mime]) == path.read_bytes()
 
 
 def test_stage_run_needs_no_notebook(root: Path) -> None:

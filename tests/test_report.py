@@ -137,6 +137,22 @@ def test_a_drawing_that_fails_leaves_its_reason_and_the_rest(
     assert page.of("iframe")
 
 
+def test_a_drawing_of_what_there_is_not_is_left_out(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = drawings.Drawing("train", "Nothing", "nothing", lambda run: None)
+    monkeypatch.setattr(drawings, "DRAWINGS", (none,))
+    assert drawings.draw_all(copy, ["train"]) == {"train": []}
+
+
+def test_training_is_shown_on_the_way_and_with_matched_colours(root: Path) -> None:
+    page = Page((root / "report.html").read_text())
+    metrics = runcard.read(root)["stages"]["train"]["metrics"]
+    assert any("One view on the way" in image["alt"] for image in page.of("img"))
+    assert "held-out cc-PSNR, colours matched [dB]" in page.texts["dt"]
+    assert facts.number(metrics["cc_psnr_heldout"]) in page.texts["dd"]
+    tile = facts.tiles(runcard.read(root))[0]
+    assert tile.note.endswith(f"cc-PSNR {metrics['cc_psnr_heldout']:.2f} dB")
+
+
 def test_without_a_run_card_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"no run\.json"):
         report.write_report(tmp_path)

@@ -15,6 +15,7 @@ from spaceport_lab.inspection import Inputs
 from spaceport_lab.inspection.statistics import HUGE, NEEDLE, TRANSPARENT, elongation
 from spaceport_lab.inspection.viewpoint import level_axes, robust_bounds, up_direction
 from spaceport_lab.inspection.views import ERROR_CEILING, ViewPicture
+from spaceport_lab.plots.rows import Row, comparison, short
 from spaceport_lab.plots.style import (
     BLUE,
     ERROR_MAP,
@@ -84,31 +85,12 @@ def heldout_views(pictures: Sequence[ViewPicture]) -> Figure:
     """Photograph, render and error map of each view, one row a view, in the order given."""
     if not pictures:
         return empty_figure(NO_VIEWS)
-    height, width = pictures[0].photo.shape[:2]
-    row = 10.2 / 3 * height / width + 0.32
-    with style():
-        fig, axes = figure(11, row * len(pictures) + 0.25, rows=len(pictures), columns=3)
-        for line, picture in zip(axes, pictures, strict=True):
-            shown = _one_view(line, picture)
-        # The three columns explain themselves only once.
-        bar = fig.colorbar(shown, ax=axes[:, 2], shrink=min(1.0, 2.2 / len(pictures)), pad=0.02, extend="max")
-        bar.set_label("mean absolute error [grey levels of 255]")
-        bar.outline.set_visible(False)
-    return fig
-
-
-def _one_view(line: np.ndarray, picture: ViewPicture):
-    titles = (
-        picture.name,
-        f"rendered from the .sog: {picture.psnr:.2f} dB PSNR",
-        f"error: SSIM {picture.ssim:.3f}",
-    )
-    for ax, title in zip(line, titles, strict=True):
-        picture_axes(ax)
-        ax.set_title(_short(title), fontsize=9)
-    line[0].imshow(picture.photo)
-    line[1].imshow(picture.render)
-    return line[2].imshow(picture.error, cmap=ERROR_MAP, vmin=0, vmax=ERROR_CEILING)
+    rows = []
+    for picture in pictures:
+        second = f"rendered from the .sog: {picture.psnr:.2f} dB PSNR"
+        titles = (picture.name, second, f"error: SSIM {picture.ssim:.3f}")
+        rows.append(Row(picture.photo, picture.render, picture.error, titles))
+    return comparison(rows, 11)
 
 
 def error_picture(error: Float[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W 3"]:
@@ -132,7 +114,7 @@ def psnr_per_view(views: Sequence[Mapping[str, Any]]) -> Figure:
         ax.axvline(mean, color=INK, linewidth=1)
         ax.annotate(f" mean {mean:.2f} dB", (mean, 1), xycoords=("data", "axes fraction"), va="bottom")
         if len(views) <= 45:
-            ax.set_yticks(rows, [_short(view["name"]) for view in views])
+            ax.set_yticks(rows, [short(view["name"]) for view in views])
         ax.invert_yaxis()
         labelled(ax, "", "PSNR [dB], more is better", "" if len(views) <= 45 else "view, worst first")
         ax.set_title("Held-out views, worst first", pad=18)
@@ -209,9 +191,3 @@ def _log_bins(values: np.ndarray) -> np.ndarray:
 
 def _percent(share: float) -> str:
     return f"{share:.1%}" if share == 0 or share >= 0.001 else "<0.1%"
-
-
-def _short(text: str, length: int = 48) -> str:
-    """Long file names keep their end, which tells them apart; a dollar sign is no formula."""
-    text = text if len(text) <= length else "…" + text[1 - length :]
-    return text.replace("$", r"\$")

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from spaceport_lab import ingest, sfm, train
+from spaceport_lab import ingest, runcard, sfm, train
 from spaceport_lab.cameras import read_scene
 from spaceport_lab.plots import compress as compress_plots
 from spaceport_lab.plots import ingest as ingest_plots
@@ -24,6 +24,7 @@ from spaceport_lab.plots import inspect as inspect_plots
 from spaceport_lab.plots import sfm as sfm_plots
 from spaceport_lab.plots import train as train_plots
 from spaceport_lab.sog import read_sog
+from spaceport_lab.train import results
 from spaceport_lab.viewer import data_url
 from spaceport_lab.workspace import StageRun
 
@@ -48,14 +49,14 @@ class Drawing:
         stage: whose section it stands in.
         title: heading; with `alt` it is the alternative text.
         alt: what there is to see, for who cannot see it.
-        draw: from the stage's run.
+        draw: from the stage's run; None where this run has nothing of the kind.
         photographic: holds photographs, whose colours a dark page must not change.
     """
 
     stage: str
     title: str
     alt: str
-    draw: Callable[[StageRun], Figure]
+    draw: Callable[[StageRun], Figure | None]
     photographic: bool = False
 
 
@@ -89,6 +90,11 @@ def _model(run: StageRun) -> Figure:
 
 def _fit(run: StageRun) -> Figure:
     return sfm_plots.fit(sfm.read_registration(run), read_scene(run.dir))
+
+
+def _curves(run: StageRun) -> Figure:
+    entry = (runcard.read(run.root) or {}).get("stages", {}).get("train", {})
+    return train_plots.curves(train.records(run), (entry.get("metrics") or {}).get("stopped_by") or "")
 
 
 def _compression(run: StageRun) -> dict:
@@ -130,8 +136,15 @@ DRAWINGS: tuple[Drawing, ...] = (
     Drawing(
         "train",
         "Loss and held-out PSNR",
-        "Training loss falling and PSNR of held-out views rising over the steps",
-        lambda run: train_plots.curves(train.records(run)),
+        "Training loss falling and PSNR of held-out views rising over the steps; the best is marked",
+        _curves,
+    ),
+    Drawing(
+        "train",
+        "One view on the way",
+        "A view that was not trained on, rendered at a few steps from first to last, and its photograph",
+        lambda run: train_plots.journey(results.journey(run)),
+        photographic=True,
     ),
     Drawing(
         "train",
@@ -170,7 +183,9 @@ def draw_all(root: Path, stages: Sequence[str]) -> dict[str, list[Picture]]:
         if drawing.stage not in stages:
             continue
         try:
-            drawn.append((drawing, pixels(drawing.draw(StageRun(root, drawing.stage))), ""))
+            figure = drawing.draw(StageRun(root, drawing.stage))
+            if figure is not None:
+                drawn.append((drawing, pixels(figure), ""))
         except Exception as error:
             drawn.append((drawing, None, f"{type(error).__name__}: {error}"))
     by_stage: dict[str, list[Picture]] = {stage: [] for stage in stages}

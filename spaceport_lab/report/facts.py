@@ -33,8 +33,11 @@ LABELS = {
     "gps_rmse_m": "GPS error, RMSE [m]",
     "pose_rmse_m": "pose error, RMSE [m]",
     "psnr_heldout": "held-out PSNR [dB]",
+    "cc_psnr_heldout": "held-out cc-PSNR, colours matched [dB]",
+    "psnr_validation": "validation PSNR [dB]",
     "ssim_heldout": "held-out SSIM",
     "psnr_train": "training PSNR [dB]",
+    "best_step": "best step",
     "bytes": ".sog [bytes]",
     "ply_bytes": "PLY [bytes]",
 }
@@ -276,5 +279,8 @@ def _sizes(packed: Mapping[str, Any]) -> str:
 
 
 def _before(training: Mapping[str, Any], packed: Mapping[str, Any]) -> str:
-    before = training.get("psnr_heldout")
-    return "of the compressed splat" + (f"; {before:.2f} dB before" if before is not None else "")
+    before, matched = training.get("psnr_heldout"), training.get("cc_psnr_heldout")
+    if before is None:
+        return "of the compressed splat"
+    cc = f", cc-PSNR {matched:.2f} dB" if matched is not None else ""
+    return f"of the compressed splat; {before:.2f} dB before{cc}"
