@@ -109,6 +109,45 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A run folder, data/SCEN
 
 
 @app.command()
+def ablate(
+    run_dir: Annotated[Path, typer.Argument(help="A run folder with a finished sfm stage.")],
+    arm: Annotated[
+        list[str] | None,
+        typer.Option("--arm", "-a", help="none, step, frequency, blur, or NAME:train.x=1,train.y=2."),
+    ] = None,
+    preset: Preset = None,
+    override: Override = None,
+) -> None:
+    """Train a run with and without coarse-to-fine, and plot PSNR against time; no arm means all four."""
+    from rich.progress import Progress
+
+    from spaceport_lab import ablation
+
+    arms = ablation.read_arms(arm or (), preset or (), override or ())
+    try:
+        with Progress(console=console, transient=True) as bar:
+            tasks = {one.name: bar.add_task(one.name, total=one.params.max_steps) for one in arms}
+            outcomes = ablation.ablate(
+                run_dir, arms, lambda one, state: bar.update(tasks[one.name], completed=state.step)
+            )
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
+    table = Table("arm", box=None, pad_edge=False)
+    for column in ("PSNR", "SSIM", "seconds", "Gaussians"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for o in outcomes:
+        figures = ((o.psnr, ".2f"), (o.ssim, ".3f"), (o.seconds, ".1f"), (o.n_gaussians, ","))
+        cells = ["–" if value is None else format(value, form) for value, form in figures]
+        table.add_row(escape(o.arm), *cells, escape(o.reason), style="red" if o.reason else "")
+    console.print(table)
+    console.print(run_dir / "ablation" / "ablation.png", soft_wrap=True)
+    if any(o.reason for o in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
 def doctor() -> None:
     """Say what this machine can do, and what to do about each problem."""
     from spaceport_lab.doctor import examine

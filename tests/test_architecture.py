@@ -18,7 +18,7 @@ FLOORS: list[set[str]] = [
     {"evaluation", "edit"},
     {"sample", "ingest", "sfm", "train", "compress", "inspection"},
     {"plots", "viewer", "compress_job"},
-    {"notebook", "report"},
+    {"notebook", "report", "ablation"},
     {"pipeline", "doctor", "splat_cli"},
     {"cli"},
 ]
