@@ -18,6 +18,10 @@ from spaceport_lab.train.schedules import Growth, Plan, Refinement, Resolution
 ALWAYS = Refinement(start=0, stop=10**9, every=1, reset_every=10**9)
 
 
+STEEP = Growth(40, 10**8, Refinement(0, 2, 1, 10**9), Resolution(((0, 1.0),)))
+"""Whatever the cap allows, at once."""
+
+
 def planned(refinement: Refinement = ALWAYS, growth: Growth | None = None) -> Plan:
     """A plan with this densification and growth."""
     plan = schedules.plan(TrainParams(), 1.0, 480, 40, {})
@@ -197,7 +201,9 @@ def test_mcmc_relocates_the_dead_and_adds_up_to_the_cap() -> None:
     splats["opacities"].data.fill_(1.0)
     splats["opacities"].data[:10] = -9.0
     before = {name: values.detach().clone() for name, values in splats.items()}
-    mcmc = densify.Mcmc(TrainParams(strategy="mcmc", mcmc_noise=0.0), ALWAYS, scene_scale=1.0, cap=103)
+    mcmc = densify.Mcmc(
+        TrainParams(strategy="mcmc", mcmc_noise=0.0), planned(growth=STEEP), scene_scale=1.0, cap=103
+    )
     refined = mcmc.after_backward(splats, optimizers, 1, {"gaussian_ids": None}, 1e-4)
     assert (refined.relocated, refined.added, refined.n_gaussians) == (10, 3, 103)
     assert {len(values) for values in splats.values()} == {103}
@@ -209,6 +215,19 @@ def test_mcmc_relocates_the_dead_and_adds_up_to_the_cap() -> None:
         assert not optimizer.state[splats[name]]["exp_avg"][100:].any()
         assert optimizer.param_groups[0]["params"][0] is splats[name]
     assert mcmc.after_backward(splats, optimizers, 2, {"gaussian_ids": None}, 1e-4).added == 0
+
+
+def test_mcmc_follows_the_plan_and_at_most_doubles() -> None:
+    torch.manual_seed(0)
+    splats, optimizers = make(100)
+    splats["opacities"].data.fill_(1.0)
+    growth = Growth(100, 130, Refinement(0, 3, 1, 10**9), Resolution(((0, 1.0),)))
+    p = TrainParams(strategy="mcmc")
+    mcmc = densify.Mcmc(p, planned(growth=growth), scene_scale=1.0, cap=1000)
+    refined = mcmc.after_backward(splats, optimizers, 1, {"gaussian_ids": None}, 1e-4)
+    assert (refined.target, refined.added) == (115, 15)
+    steep = densify.Mcmc(p, planned(growth=STEEP), scene_scale=1.0, cap=1000)
+    assert steep.after_backward(splats, optimizers, 1, {"gaussian_ids": None}, 1e-4).added == 115
 
 
 def test_mcmc_noise_has_the_shape_of_the_gaussian() -> None:

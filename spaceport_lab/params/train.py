@@ -57,7 +57,7 @@ class TrainParams(StageParams):
     )
     strategy: Literal["default", "mcmc"] = Field(
         "default",
-        description="[name] densification, ADC of the 3DGS paper, or MCMC (5 % more each time)",
+        description="[name] densification, ADC of the 3DGS paper, or MCMC",
     )
     refine_start: float = Field(0.05, ge=0, le=1, description="[share of max_steps] densification begins")
     refine_stop: float = Field(0.6, ge=0, le=1, description="[share of max_steps] densification ends")
@@ -73,7 +73,7 @@ class TrainParams(StageParams):
         description="[NDC] mean view-space gradient above which a Gaussian grows; 0 finds it from grow_to",
     )
     grow_to: int = Field(
-        0, ge=0, description="[count] Gaussians the automatic threshold aims at; 0: what fits the scene"
+        0, ge=0, description="[count] Gaussians that automatic growth and MCMC aim at; 0: what fits the scene"
     )
     grow_ratio: float = Field(
         1.0, gt=0, description="[ratio] of the Gaussians that fit the scene, where grow_to is 0"

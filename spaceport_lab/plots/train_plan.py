@@ -164,7 +164,7 @@ def _draw_growth(ax: Axes, plan: Plan, steps: np.ndarray) -> None:
         labelled(ax, "Gaussians aimed at", f"step; {n}")
     else:
         picture_axes(ax)
-        text = "as many as exceed the threshold,\nor 5 % more each time with MCMC" if refines else ""
+        text = "as many as exceed the threshold" if refines else ""
         ax.text(
             0.5, 0.5, text or "nothing grows", transform=ax.transAxes, ha="center", va="center", color=FAINT,
             bbox={"facecolor": PAPER, "alpha": 0.8, "edgecolor": "none"},

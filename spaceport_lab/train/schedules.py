@@ -199,7 +199,7 @@ def plan(
         reset_every=p.reset_every if p.strategy == "default" else p.max_steps + 1,
     )
     aim = p.grow_to or round(p.grow_ratio * grown_to(n_first))
-    automatic = p.strategy == "default" and p.grow_grad2d == 0
+    automatic = p.strategy == "mcmc" or p.grow_grad2d == 0
     resolution = _resolution(p, max(1.0, shorter_side / MIN_COARSE_SIDE), spectrum)
     return Plan(
         steps=p.max_steps,

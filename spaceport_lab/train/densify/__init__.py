@@ -17,9 +17,7 @@ from spaceport_lab.train.schedules import Plan
 
 def make(p: TrainParams, plan: Plan, scene_scale: float, cap: int) -> Adc | Mcmc:
     """The densification `p.strategy` names, with at most `cap` Gaussians."""
-    if p.strategy == "mcmc":
-        return Mcmc(p, plan.refinement, scene_scale, cap)
-    return Adc(p, plan, scene_scale, cap)
+    return (Mcmc if p.strategy == "mcmc" else Adc)(p, plan, scene_scale, cap)
 
 
 __all__ = ["Adc", "Mcmc", "Refined", "make"]

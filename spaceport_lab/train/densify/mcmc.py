@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from spaceport_lab.params import TrainParams
 from spaceport_lab.train.densify.record import Refined
-from spaceport_lab.train.schedules import Refinement
+from spaceport_lab.train.schedules import Plan
 
 MAX_RATIO = 51
 """A Gaussian is divided into this many at the most in one step, as in the paper's code."""
@@ -30,16 +30,16 @@ class Mcmc(MCMCStrategy):
     that worlds in metres behave the same.
     """
 
-    def __init__(self, p: TrainParams, schedule: Refinement, scene_scale: float, cap: int) -> None:
+    def __init__(self, p: TrainParams, plan: Plan, scene_scale: float, cap: int) -> None:
         super().__init__(
             cap_max=cap,
             noise_lr=p.mcmc_noise,
-            refine_start_iter=schedule.start,
-            refine_stop_iter=schedule.stop,
-            refine_every=schedule.every,
+            refine_start_iter=plan.refinement.start,
+            refine_stop_iter=plan.refinement.stop,
+            refine_every=plan.refinement.every,
             min_opacity=max(p.prune_opa, 1e-6),
         )
-        self.schedule, self.scene_scale = schedule, scene_scale
+        self.schedule, self.growth, self.scene_scale = plan.refinement, plan.growth, scene_scale
         self.opacity_reg, self.scale_reg = p.mcmc_opacity_reg, p.mcmc_scale_reg
         self.state: dict[str, Any] = {}
 
@@ -52,9 +52,10 @@ class Mcmc(MCMCStrategy):
         """Relocate dead Gaussians and add new ones where the schedule says so; shake all positions."""
         refined = None
         if self.schedule.refines(done):
-            refined = Refined(len(splats["means"]))
+            target = min(self.cap_max, self.growth.target(done))
+            refined = Refined(len(splats["means"]), target=target)
             refined.relocated = self._relocate(splats, optimizers)
-            refined.added = self._add(splats, optimizers)
+            refined.added = self._add(splats, optimizers, target)
             refined.n_gaussians = len(splats["means"])
         ids = info["gaussian_ids"] if refined is None else None
         add_noise(splats, means_lr / self.scene_scale**2 * self.noise_lr, ids)
@@ -92,10 +93,13 @@ class Mcmc(MCMCStrategy):
         return len(dead)
 
     @torch.no_grad()
-    def _add(self, splats: dict, optimizers: dict) -> int:
-        """Add 5 % Gaussians up to the cap onto living ones, drawn by opacity."""
+    def _add(self, splats: dict, optimizers: dict, target: int) -> int:
+        """Add Gaussians up to the target onto living ones, drawn by opacity; at most as many as there are.
+
+        The paper adds 5 % each time, which is for 30,000 steps and hardly grows in 2,000.
+        """
         opacities = torch.sigmoid(splats["opacities"])
-        n = max(0, min(self.cap_max, int(1.05 * len(opacities))) - len(opacities))
+        n = min(len(opacities), max(0, target - len(opacities)))
         if n == 0:
             return 0
         chosen = torch.multinomial(opacities, n, replacement=True)
