@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaceport_lab import backends
-from spaceport_lab.backends import DeferredAdam, rows_in_view
+from spaceport_lab.backends import DeferredAdam, rows_in_view, step_rows, take_rows
 from spaceport_lab.kernels import adam
 
 
@@ -81,8 +81,8 @@ def test_deferred_adam_is_adam(width: int) -> None:
         theirs.grad = torch.zeros(n, width)
         theirs.grad[rows] = gradients
         dense.step()
-        deferred.take_rows(rows)
-        deferred.step_rows(rows, gradients)
+        take_rows([deferred], rows, [None])
+        step_rows([deferred], rows, [gradients], [None])
     assert not torch.allclose(ours, theirs, atol=1e-4), "rows that wait are behind"
     deferred.settle()
     torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=1e-4)
@@ -100,12 +100,12 @@ def test_taken_rows_are_up_to_date_copies() -> None:
     values = torch.nn.Parameter(torch.randn(10, 2, 3))
     optimizer = DeferredAdam([values], lr=0.1)
     rows = torch.tensor([2, 7])
-    optimizer.take_rows(rows)
-    optimizer.step_rows(rows, torch.ones(2, 2, 3))
+    take_rows([optimizer], rows, [None])
+    step_rows([optimizer], rows, [torch.ones(2, 2, 3)], [None])
     for _ in range(5):
-        optimizer.step_rows(torch.tensor([0]), torch.ones(1, 2, 3))
+        step_rows([optimizer], torch.tensor([0]), [torch.ones(1, 2, 3)], [None])
     stale = values[2].detach().clone()
-    taken = optimizer.take_rows(rows)
+    (taken,) = take_rows([optimizer], rows, [None])
     assert taken.shape == (2, 2, 3)
     assert not torch.equal(taken[0], stale)
     assert torch.equal(taken, values.detach()[rows])
@@ -118,8 +118,8 @@ def test_numbers_without_gradients_stay() -> None:
     optimizer = DeferredAdam([values], lr=0.1)
     rows = torch.arange(4)
     for _ in range(3):
-        optimizer.take_rows(rows, 9)
-        optimizer.step_rows(rows, torch.ones(4, 15, 3), 9)
+        take_rows([optimizer], rows, [9])
+        step_rows([optimizer], rows, [torch.ones(4, 15, 3)], [9])
     assert torch.all(values[:, :3] != 1)
     assert torch.all(values[:, 3:] == 1)
 
@@ -131,18 +131,19 @@ def test_gsplat_grows_and_prunes_its_state() -> None:
     splats = {name: torch.nn.Parameter(torch.randn(shapes[name])) for name in names}
     optimizers = {name: DeferredAdam([{"params": [splats[name]], "name": name}], lr=0.01) for name in names}
     rows = torch.arange(6)
-    for name in names:
-        optimizers[name].take_rows(rows)
-        optimizers[name].step_rows(rows, torch.ones(shapes[name]))
+    both = list(optimizers.values())
+    take_rows(both, rows, [None] * 4)
+    step_rows(both, rows, [torch.ones(shapes[name]) for name in names], [None] * 4)
     ops.duplicate(splats, optimizers, {}, torch.tensor([True, False, False, False, False, True]))
     ops.remove(splats, optimizers, {}, torch.tensor([False, True] + [False] * 6))
     for name in names:
         state = optimizers[name].state[splats[name]]
         assert len(splats[name]) == len(state["exp_avg"]) == len(state["settled"]) == 7
         assert state["step"] == 1
-        rows = torch.arange(7)
-        optimizers[name].take_rows(rows)
-        optimizers[name].step_rows(rows, torch.ones(splats[name].shape))
+    rows = torch.arange(7)
+    take_rows(both, rows, [None] * 4)
+    step_rows(both, rows, [torch.ones(splats[name].shape) for name in names], [None] * 4)
+    for name in names:
         assert torch.isfinite(splats[name]).all()
 
 

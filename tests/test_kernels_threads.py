@@ -139,4 +139,4 @@ def test_thread_count_follows_environment_and_machine(monkeypatch: pytest.Monkey
 def test_quota_of_a_container(monkeypatch: pytest.MonkeyPatch) -> None:
     for text, cores in (("150000 100000\n", 2), ("50000 100000\n", 1), ("max 100000\n", 1 << 16)):
         monkeypatch.setattr(threads.Path, "read_text", lambda self, text=text: text)
-        assert threads._cgroup_cores() == cores
+        assert threads._cgroup_cores.__wrapped__() == cores

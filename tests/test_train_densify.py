@@ -166,7 +166,7 @@ def test_gradients_of_shown_rows_reach_their_gaussians() -> None:
     splats, _ = make()
     adc = densify.Adc(TrainParams(), planned(), scene_scale=1.0, cap=1000)
     ids = torch.tensor([3, 7, 30])
-    info = {**seen(torch.tensor([1.0, 2.0, 3.0])), "gaussian_ids": ids}
+    info = {**seen(torch.tensor([1.0, 0.0, 3.0])), "gaussian_ids": ids}
     info["radii"][0, 1] = 0
     for _ in range(2):
         adc._update_state(splats, adc.state, info)

@@ -8,6 +8,7 @@ Adam itself: Gaussians that few photographs show learn as fast as ever.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,9 @@ def rows_in_view(
 class DeferredAdam(Optimizer):
     """Adam over one CPU tensor [N, ...] whose rows are stepped only where a step has gradients.
 
-    Take the rows, step them, and settle all before anything else reads the tensor: then every row is where
-    torch's Adam would have brought it with gradients of zero for the rest. A learning rate that changes
-    counts for a waiting row as it is when the row is settled.
+    Take rows (`take_rows`), step them (`step_rows`), and settle all before anything else reads the tensor:
+    then every row is where torch's Adam would have brought it with gradients of zero for the rest. A learning
+    rate that changes counts for a waiting row as it is when the row is settled.
 
     Its state has the names of torch's Adam (`step`, `exp_avg`, `exp_avg_sq`), and `settled`, the step up to
     which each row is. All but `step` have N rows, so gsplat's strategies grow and prune them with the tensor.
@@ -69,51 +70,46 @@ class DeferredAdam(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
-    def take_rows(self, rows: Int[Tensor, " M"], used: int | None = None) -> Float[Tensor, "M ..."]:
-        """A copy of the rows, brought up to date.
-
-        Args:
-            rows: each at most once.
-            used: leading numbers of a row that have ever had gradients; None for all.
-        """
-        values = self.param_groups[0]["params"][0]
-        out = torch.empty(len(rows), *values.shape[1:])
-        self._settle(rows, used, _flat(out))
-        return out
-
-    @torch.no_grad()
     def settle(self) -> None:
         """Bring every row up to date."""
         values = self.param_groups[0]["params"][0]
-        self._settle(torch.arange(len(values)), None, np.empty(0, np.float32))
-
-    @torch.no_grad()
-    def step_rows(
-        self, rows: Int[Tensor, " M"], gradients: Float[Tensor, "M ..."], used: int | None = None
-    ) -> None:
-        """One step; `rows` have these gradients and have been taken since the last step, the rest have none.
-
-        Args:
-            used: leading numbers of a row that have gradients; None for all.
-        """
-        group, values, state, width = self._parts()
-        state["step"] += 1
-        if width == 0 or len(rows) == 0:
-            return
-        beta1, beta2 = group["betas"]
-        rate = group["lr"] * adam.bias(state["step"], beta1, beta2)
-        threads.on_all(
-            adam.step_rows, -(-len(rows) // adam.CHUNK), rows.numpy(), _flat(gradients), _flat(values),
-            _flat(state["exp_avg"]), _flat(state["exp_avg_sq"]), _flat(state["settled"]), state["step"],
-            width, width if used is None else used, *map(np.float32, (rate, beta1, beta2, group["eps"])),
-        )  # fmt: skip
+        rows = torch.arange(len(values))
+        _run([self.settling(rows, None, np.empty(0, np.float32))], len(rows), adam.CHUNK)
 
     def step(self, closure: None = None) -> None:
         """All rows, by the tensor's own gradient."""
         values = self.param_groups[0]["params"][0]
         if values.grad is not None:
             self.settle()
-            self.step_rows(torch.arange(len(values)), values.grad)
+            step_rows([self], torch.arange(len(values)), [values.grad], [None])
+
+    def stepping(self, rows: Tensor, gradients: Tensor, used: int | None) -> tuple | None:
+        """The kernel's call that steps these rows, which also counts the step; None where nothing moves."""
+        group, values, state, width = self._parts()
+        state["step"] += 1
+        if width == 0 or len(rows) == 0:
+            return None
+        beta1, beta2 = group["betas"]
+        rate = group["lr"] * adam.bias(state["step"], beta1, beta2)
+        return (
+            adam.step_rows, rows.numpy(), _flat(gradients), _flat(values), _flat(state["exp_avg"]),
+            _flat(state["exp_avg_sq"]), _flat(state["settled"]), state["step"], width,
+            width if used is None else used, *map(np.float32, (rate, beta1, beta2, group["eps"])),
+        )  # fmt: skip
+
+    def settling(self, rows: Tensor, used: int | None, out: np.ndarray) -> tuple | None:
+        """The kernel's call that brings these rows up to date; None where there is nothing."""
+        group, values, state, width = self._parts()
+        if width == 0 or len(rows) == 0:
+            return None
+        now, betas = state["step"], group["betas"]
+        tabled = -(-(now + 1) // TABLED_STEPS) * TABLED_STEPS
+        return (
+            adam.settle_rows, rows.numpy(), _flat(values), _flat(state["exp_avg"]),
+            _flat(state["exp_avg_sq"]), _flat(state["settled"]), now, width, width if used is None else used,
+            np.float32(group["lr"]), np.float32(group["eps"]), *adam.fading(*betas),
+            adam.recent_sums(now, *betas), adam.whole_sums(tabled, *betas), out,
+        )  # fmt: skip
 
     def _parts(self) -> tuple[dict[str, Any], Tensor, dict[str, Any], int]:
         group = self.param_groups[0]
@@ -125,18 +121,42 @@ class DeferredAdam(Optimizer):
             state["settled"] = torch.zeros(len(values))
         return group, values, state, values[0].numel() if len(values) else 0
 
-    def _settle(self, rows: Tensor, used: int | None, out: np.ndarray) -> None:
-        group, values, state, width = self._parts()
-        if width == 0 or len(rows) == 0:
-            return
-        now, betas = state["step"], group["betas"]
-        tabled = -(-(now + 1) // TABLED_STEPS) * TABLED_STEPS
-        threads.on_all(
-            adam.settle_rows, -(-len(rows) // adam.CHUNK), rows.numpy(), _flat(values),
-            _flat(state["exp_avg"]), _flat(state["exp_avg_sq"]), _flat(state["settled"]), now, width,
-            width if used is None else used, np.float32(group["lr"]), np.float32(group["eps"]),
-            *adam.fading(*betas), adam.recent_sums(now, *betas), adam.whole_sums(tabled, *betas), out,
-        )  # fmt: skip
+
+@torch.no_grad()
+def take_rows(
+    optimizers: Sequence[DeferredAdam], rows: Int[Tensor, " M"], used: Sequence[int | None]
+) -> list[Float[Tensor, "M ..."]]:
+    """Copies of the rows of each optimizer's tensor, brought up to date.
+
+    Args:
+        optimizers: of tensors with equally many rows.
+        rows: each at most once.
+        used: leading numbers of a row that have ever had gradients, for each tensor; None for all.
+    """
+    taken = [torch.empty(len(rows), *o.param_groups[0]["params"][0].shape[1:]) for o in optimizers]
+    calls = [o.settling(rows, n, _flat(out)) for o, n, out in zip(optimizers, used, taken, strict=True)]
+    _run(calls, len(rows), adam.CHUNK)
+    return taken
+
+
+@torch.no_grad()
+def step_rows(
+    optimizers: Sequence[DeferredAdam],
+    rows: Int[Tensor, " M"],
+    gradients: Sequence[Float[Tensor, "M ..."]],
+    used: Sequence[int | None],
+) -> None:
+    """One step of each; `rows` have these gradients and were taken since the last step, the rest have none.
+
+    Args:
+        used: leading numbers of a row that have gradients, for each tensor; None for all.
+    """
+    calls = [o.stepping(rows, g, n) for o, g, n in zip(optimizers, gradients, used, strict=True)]
+    _run(calls, len(rows), adam.CHUNK)
+
+
+def _run(calls: Sequence[tuple | None], n_rows: int, chunk: int) -> None:
+    threads.on_all_in_turn([call for call in calls if call is not None], -(-n_rows // chunk))
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

@@ -6,10 +6,11 @@ threads can spin against torch's. Here an idle thread sleeps, and any number of 
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -63,9 +64,22 @@ def run_on_threads(work: Callable[[], object], n_threads: int) -> None:
 
 def on_all(kernel: Callable, n_shares: int, *args: object) -> list:
     """Run a kernel that claims its work, `n_shares` shares of it, from a counter on several threads."""
-    counter = np.zeros(1, np.int64)
+    return on_all_in_turn([(kernel, *args)], n_shares)
+
+
+def on_all_in_turn(calls: Sequence[tuple], n_shares: int) -> list:
+    """Run several such kernels, each a tuple with its arguments, waking the threads once for all of them.
+
+    A thread that finds nothing left of one goes on to the next, so they must not depend on each other.
+    """
+    counters = [np.zeros(1, np.int64) for _ in calls]
     results: list = []
-    run_on_threads(lambda: results.append(kernel(counter, *args)), max(1, min(thread_count(), n_shares)))
+
+    def work() -> None:
+        for counter, (kernel, *args) in zip(counters, calls, strict=True):
+            results.append(kernel(counter, *args))
+
+    run_on_threads(work, max(1, min(thread_count(), n_shares)))
     return results
 
 
@@ -90,8 +104,12 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
+@functools.cache
 def _cgroup_cores() -> int:
-    """Whole cores that the container's CPU quota allows; a large number where there is no quota."""
+    """Whole cores that the container's CPU quota allows; a large number where there is no quota.
+
+    Read once: opening these files before every kernel takes as long as a small kernel.
+    """
     unlimited = 1 << 16
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()[:2]

@@ -124,8 +124,8 @@ class Growth:
     """How many Gaussians there should be: from `first` to `last` while they are grown, fewer while coarse.
 
     An image of half the side can tell a quarter of the Gaussians apart: with r the factor of the resolution
-    and t the share of growth that is over, the count is first + (last - first) t / r^(2 - 2t): the idea of
-    DashGaussian (Chen et al. 2025, section 3.3), so written that it ends at its aim at any resolution.
+    and t the share of growth that is over, the count is first + (last - first) t / r^(2 - t): the rule of
+    DashGaussian (Chen et al. 2025, section 3.3) with a t of its own. The end is `last` at any resolution.
 
     Attributes:
         automatic: whether densification follows it; a threshold that was given goes its own way.
@@ -142,8 +142,8 @@ class Growth:
         r = self.refinement
         checks = max(1, (r.stop - 1) // r.every - r.start // r.every)
         over = min(1.0, max(0, done // r.every - r.start // r.every) / checks)
-        factor = self.resolution.at(done)
-        return round(self.first + (self.last - self.first) * over / factor ** (2 - 2 * over))
+        factor = self.resolution.at(done) if over < 1 else 1.0
+        return round(self.first + (self.last - self.first) * over / factor ** (2 - over))
 
 
 @dataclass(frozen=True)

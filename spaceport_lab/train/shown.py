@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from spaceport_lab.backends import DeferredAdam, rows_in_view
+from spaceport_lab.backends import DeferredAdam, rows_in_view, step_rows, take_rows
 from spaceport_lab.train.checkpoint import State
 from spaceport_lab.train.photos import View
 
@@ -48,13 +48,9 @@ def take(state: State, view: View, viewmat: Tensor, degree: int, eps2d: float) -
     rows = rows_in_view(
         splats["means"], splats["scales"], viewmat[0], view.K[0], view.width, view.height, eps2d=eps2d
     )
-    return Shown(
-        rows,
-        {
-            name: optimizer.take_rows(rows, _used(name, degree)).requires_grad_()
-            for name, optimizer in state.optimizers.items()
-        },
-    )
+    names, optimizers = state.optimizers.keys(), list(state.optimizers.values())
+    taken = take_rows(optimizers, rows, [_used(name, degree) for name in names])
+    return Shown(rows, {name: field.requires_grad_() for name, field in zip(names, taken, strict=True)})
 
 
 @torch.no_grad()
@@ -62,14 +58,16 @@ def step(seen: Shown, state: State, degree: int) -> None:
     """Move what was shown by its gradients, which SH bands above `degree` do not have."""
     if state.sh_degrees is not None:
         _hold_dropped_bands(seen, state.sh_degrees)
-    for name, optimizer in state.optimizers.items():
-        if isinstance(optimizer, DeferredAdam):
-            values = seen.splats[name]
-            gradient = torch.zeros_like(values) if values.grad is None else values.grad
-            optimizer.step_rows(seen.rows, gradient, _used(name, degree))
-        else:
+    if seen.rows is None:
+        for optimizer in state.optimizers.values():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+        return
+    fields = [seen.splats[name] for name in state.optimizers]
+    gradients = [torch.zeros_like(field) if field.grad is None else field.grad for field in fields]
+    step_rows(
+        list(state.optimizers.values()), seen.rows, gradients, [_used(n, degree) for n in state.optimizers]
+    )
 
 
 def settle(state: State) -> None:

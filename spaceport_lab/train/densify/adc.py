@@ -78,11 +78,10 @@ class Adc(DefaultStrategy):
         size = gradients.new_tensor([info["width"] / 2, info["height"] / 2]) * info["n_cameras"]
         ids = info["gaussian_ids"]
         for radii, of_view in zip(info["radii"], gradients, strict=True):
-            seen = (radii > 0).all(dim=-1).nonzero()[:, 0]
-            at = seen if ids is None else ids[seen]
-            # Rows are seen once a view, so plain addition does and is many times faster than index_add.
-            state["grad2d"][at] += (of_view[seen] * size).norm(dim=-1)
-            state["count"][at] += 1
+            # Rows are shown once a view, so plain addition does; what was not on the image has no gradient.
+            at = slice(None) if ids is None else ids
+            state["grad2d"][at] += (of_view * size).norm(dim=-1)
+            state["count"][at] += (radii > 0).all(dim=-1)
 
     @torch.no_grad()
     def _grow_gs(self, params, optimizers, state, step):
