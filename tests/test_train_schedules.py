@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,9 +82,9 @@ def test_frequency_gives_a_factor_the_steps_its_spectrum_is_worth() -> None:
     p = TrainParams(max_steps=1000)
     assert p.coarse_to_fine == "frequency"
     plan = schedules.plan(p, 1.0, 4000, 5000, SPECTRUM)
-    assert plan.resolution.stages == ((0, 4.0), (140, 2.0), (350, 1.0))
+    assert plan.resolution.stages == ((0, 4.0), (160, 2.0), (400, 1.0))
     small = schedules.plan(p, 1.0, 3 * schedules.MIN_COARSE_SIDE, 5000, SPECTRUM)
-    assert small.resolution.stages == ((0, 2.0), (350, 1.0))
+    assert small.resolution.stages == ((0, 2.0), (400, 1.0))
 
 
 def test_blur_halves_until_it_is_gone() -> None:
@@ -97,6 +98,15 @@ def test_the_low_pass_covers_the_image_and_then_goes() -> None:
     assert low_pass.at(0, 1000, 640 * 480) == pytest.approx(640 * 480 / (9 * 3.14159265 * 1000))
     assert low_pass.at(0, 10**6, 640 * 480) == low_pass.at(100, 10, 640 * 480) == schedules.EPS2D
     assert LowPass(False, 100).at(0, 10, 640 * 480) == schedules.EPS2D
+
+
+def test_a_smaller_image_spreads_gaussians_as_the_full_one_seen_through_its_pixels() -> None:
+    low_pass = LowPass(False, 100)
+    for factor in (1.0, 2.0, 4.0):
+        in_full_pixels = low_pass.at(0, 10, 640 * 480, factor) * factor**2
+        # Variance of a box of `factor` pixels, as a sum over its pixels' centres.
+        centres = np.arange(factor) - (factor - 1) / 2
+        assert in_full_pixels == pytest.approx(schedules.EPS2D + np.mean(centres**2))
 
 
 def test_growth_begins_slowly_while_coarse_and_ends_at_its_aim() -> None:

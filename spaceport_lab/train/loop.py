@@ -61,7 +61,7 @@ def optimise(
         view = inputs.train.at(index, factor, blur, device)
         inputs.train.prefetch(upcoming)
         degree = plan.sh_degree.at(step)
-        eps2d = plan.low_pass.at(step, state.n, view.width * view.height)
+        eps2d = plan.low_pass.at(step, state.n, view.width * view.height, factor)
 
         # Forward, loss, backward.
         viewmat = state.cameras.apply(view.viewmat, index) if state.cameras else view.viewmat

@@ -15,7 +15,7 @@ from spaceport_lab.params import TrainParams
 STEP_STAGES = ((0.0, 4.0), (0.1, 2.0), (0.35, 1.0))
 """Share of the steps from which an image side is divided by the factor."""
 
-COARSE_SHARE = 0.7
+COARSE_SHARE = 0.8
 """Of the steps over which "frequency" spreads the factors; what is left of them is for full size alone."""
 
 MIN_COARSE_SIDE = 96
@@ -94,11 +94,16 @@ class LowPass:
     active: bool
     stop: int
 
-    def at(self, step: int, n: int, pixels: int) -> float:
-        """`eps2d` in pixels² for `n` Gaussians on an image of `pixels`."""
+    def at(self, step: int, n: int, pixels: int, factor: float = 1.0) -> float:
+        """`eps2d` in pixels² for `n` Gaussians on an image of `pixels`, its sides divided by `factor`.
+
+        A pixel of a smaller image is the mean of those it covers, so it spreads a Gaussian by its own width
+        (factor² - 1) / 12 on top of what a full pixel does. Then Gaussians fit the full image when it comes.
+        """
+        usual = (EPS2D + (factor**2 - 1) / 12) / factor**2
         if not self.active or step >= self.stop:
-            return EPS2D
-        return max(EPS2D, pixels / (9 * math.pi * max(1, n)))
+            return usual
+        return max(usual, pixels / (9 * math.pi * max(1, n)))
 
 
 @dataclass(frozen=True)
