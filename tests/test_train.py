@@ -414,7 +414,7 @@ def test_overfit_on_purpose_stops_is_undone_and_is_said(tmp_path: Path) -> None:
     run = scenes.make_run(tmp_path, n_views=8, n_points=60)
     spoil(run)
     p = {"max_steps": 7000, "eval_every": 50, "patience": 400, "sh_degree": 3, "sh_degree_interval": 0.0}
-    finish(run, **p, backdrop=False, timelapse=False, refine_every=100, grow_to=3000)
+    finish(run, **p, backdrop=False, timelapse=False, refine_every=100, grow_to=3000, reset_every=7000)
     split = json.loads((run.dir / "heldout.json").read_text())
     assert split["test"] == ["view_000.png"]
     assert split["validation"] == ["view_004.png"]
@@ -426,6 +426,13 @@ def test_overfit_on_purpose_stops_is_undone_and_is_said(tmp_path: Path) -> None:
     assert evals[best]["psnr_validation"] == max(e["psnr_validation"] for e in evals.values())
     assert run.metrics["psnr_heldout"] == pytest.approx(evals[best]["psnr"], abs=1e-6)
     assert run.metrics["verdicts"][0].startswith("Overfit: ")
+
+
+def test_patience_waits_for_the_last_opacity_reset(tmp_path: Path) -> None:
+    run = scenes.make_run(tmp_path)
+    finish(run, max_steps=400, patience=20, min_delta=50, eval_every=10, reset_every=60, refine_stop=0.4)
+    assert run.metrics["stopped_by"] == "patience"
+    assert run.metrics["steps"] == 120 + 20
 
 
 def test_small_scenes_stop_by_the_held_out_views_and_say_so(tmp_path: Path) -> None:

@@ -34,6 +34,10 @@ def test_refinement_within_its_bounds() -> None:
     refinement = Refinement(start=500, stop=1500, every=100, reset_every=600)
     assert [n for n in range(3000) if refinement.refines(n)] == list(range(600, 1500, 100))
     assert [n for n in range(3000) if refinement.resets(n)] == [600, 1200]
+    assert refinement.last_reset == 1200
+    assert Refinement(start=5, stop=1200, every=100, reset_every=600).last_reset == 600
+    assert Refinement(start=5, stop=600, every=100, reset_every=600).last_reset == 0
+    assert Refinement(start=0, stop=0, every=100, reset_every=600).last_reset == 0
 
 
 @pytest.mark.parametrize("steps", [300, 2000, 30_000])

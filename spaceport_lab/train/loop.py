@@ -103,7 +103,7 @@ def optimise(
             c.fault, c.stopped_by = f"{fault} by step {done}", "nan"
             break
         if evaluates:
-            progress.evaluate(state, p, inputs, backend, stream)
+            progress.evaluate(state, plan, p, inputs, backend, stream)
         if pictures:
             timelapse.add(done, progress.picture(state, inputs, backend))
 

@@ -14,6 +14,7 @@ from spaceport_lab.train.checkpoint import State
 from spaceport_lab.train.densify import Refined
 from spaceport_lab.train.inputs import Inputs, may_stop_early
 from spaceport_lab.train.photos import Photos
+from spaceport_lab.train.schedules import Plan
 from spaceport_lab.train.stream import Stream
 
 LOSS_STEPS = 100
@@ -50,7 +51,7 @@ def note_loss(state: State, loss: float) -> None:
     c.loss = loss if c.loss is None else c.loss + (loss - c.loss) / min(LOSS_STEPS, c.step + 1)
 
 
-def evaluate(state: State, p: TrainParams, inputs: Inputs, backend: str, stream: Stream) -> None:
+def evaluate(state: State, plan: Plan, p: TrainParams, inputs: Inputs, backend: str, stream: Stream) -> None:
     """Measure the views that are not trained on, remember the best state, and decide whether to stop."""
     c, step = state.counters, state.counters.step
     if inputs.deciding is None:
@@ -79,13 +80,16 @@ def evaluate(state: State, p: TrainParams, inputs: Inputs, backend: str, stream:
         if may_stop_early(p):
             state.best = {name: values.detach().clone() for name, values in state.splats.items()}
     if step >= p.min_steps:
-        c.stopped_by = _why_stop(deciding, step - c.improved_step, p)
+        c.stopped_by = _why_stop(deciding, step, c.improved_step, plan, p)
 
 
-def _why_stop(psnr: float, steps_since_better: int, p: TrainParams) -> str:
+def _why_stop(psnr: float, step: int, improved: int, plan: Plan, p: TrainParams) -> str:
     if p.target_psnr and psnr >= p.target_psnr:
         return "target_psnr"
-    return "patience" if p.patience and steps_since_better >= p.patience else ""
+    # An opacity reset sets training back on purpose: patience is not asked for before the last one.
+    last_reset = plan.refinement.last_reset
+    waited = step - max(improved, last_reset)
+    return "patience" if p.patience and step > last_reset and waited >= p.patience else ""
 
 
 def measure(

@@ -123,6 +123,11 @@ class Refinement:
         """Whether opacities are reset once `done` steps are finished."""
         return 0 < done < self.stop and done % self.reset_every == 0
 
+    @property
+    def last_reset(self) -> int:
+        """Finished steps at the last reset; 0 where there is none."""
+        return (self.stop - 1) // self.reset_every * self.reset_every if self.stop > 0 else 0
+
 
 @dataclass(frozen=True)
 class Growth:
