@@ -46,7 +46,12 @@ def _root(
 
 @app.command()
 def run(
-    path: Annotated[Path, typer.Argument(help="Photographs (folder or zip), scene, COLMAP folder, or PLY.")],
+    path: Annotated[
+        str,
+        typer.Argument(
+            help="Photographs (folder, zip, video, transforms.json, s3://…), scene, COLMAP folder, or PLY."
+        ),
+    ],
     preset: Preset = None,
     override: Override = None,
     job: Annotated[str | None, typer.Option(help="Name of the job; the same name again resumes it.")] = None,
@@ -145,6 +150,21 @@ def ablate(
     console.print(run_dir / "ablation" / "ablation.png", soft_wrap=True)
     if any(o.reason for o in outcomes):
         raise typer.Exit(1)
+
+
+@app.command("export")
+def export_cameras(
+    run_dir: Annotated[Path, typer.Argument(help="A run folder, data/SCENE/runs/JOB.")],
+    target: Annotated[Path, typer.Argument(help="Where the cameras go.")],
+    to: Annotated[str, typer.Option(help="colmap, colmap-text or nerfstudio.")] = "colmap",
+) -> None:
+    """Write a run's cameras and points for other programs."""
+    from spaceport_lab.sfm.exporting import export
+
+    done = export(run_dir, target, to)
+    console.print(
+        f"{done['n_images']} cameras, {done['n_points']:,} points in {done['target']}", soft_wrap=True
+    )
 
 
 @app.command()

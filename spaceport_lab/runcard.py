@@ -17,7 +17,9 @@ import psutil
 
 from spaceport_lab import __version__, files
 
-VERSIONED = ("numpy", "numba", "torch", "gsplat", "pycolmap", "open3d", "pillow", "papermill", "jupyterlab")
+VERSIONED = (
+    "numpy", "numba", "torch", "gsplat", "pycolmap", "pyproj", "open3d", "pillow", "papermill", "jupyterlab",
+)  # fmt: skip
 """Packages whose versions decide what a run makes."""
 
 

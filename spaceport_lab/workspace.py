@@ -146,15 +146,21 @@ def gather_inputs(run: StageRun, params: StageParams) -> dict[str, str]:
     if run.stage == "ingest" and not source:
         source = str(run.scene_dir / "images")
     if source:
-        if not Path(source).exists():
-            raise InputError(
-                f"{run.stage}.{name} does not exist", got=source, hint="check the path's spelling"
-            )
-        inputs[str(name)] = files.hash_path(Path(source))
-        beside = Path(source).parent / "masks"
-        if run.stage == "ingest" and beside.is_dir():
-            inputs["masks"] = files.hash_path(beside)
+        inputs |= _outside_inputs(run.stage, str(name), source)
     return inputs
+
+
+def _outside_inputs(stage: str, name: str, source: str) -> dict[str, str]:
+    """Hashes of a source outside the run, and for photographs of what belongs to them and lies beside."""
+    if "://" in source:
+        # A store is known by its address: what changes there is not seen from here.
+        return {name: files.hash_json(source)}
+    place = Path(source)
+    if not place.exists():
+        raise InputError(f"{stage}.{name} does not exist", got=source, hint="check the path's spelling")
+    beside = ("masks", "gcp_list.txt", "geo.txt") if stage == "ingest" else ()
+    there = {other: place.parent / other for other in beside if (place.parent / other).exists()}
+    return {name: files.hash_path(place)} | {other: files.hash_path(path) for other, path in there.items()}
 
 
 def stage_key(stage: str, params: StageParams, inputs: Mapping[str, str]) -> str:

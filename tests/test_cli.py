@@ -15,7 +15,8 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["run"], ["sample"], ["doctor"], ["params"], ["params", "show"], ["splat"]]
+    "words",
+    [[], ["run"], ["sample"], ["doctor"], ["params"], ["params", "show"], ["splat"], ["ablate"], ["export"]],
 )
 def test_help_is_there(words: list[str]) -> None:
     result = cli(*words, "--help")

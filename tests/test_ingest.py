@@ -21,8 +21,9 @@ from PIL import Image, ImageFilter
 
 from spaceport_lab import ingest
 from spaceport_lab.errors import PhotosError
-from spaceport_lab.ingest.photos import judge, read_gps, sharpness
+from spaceport_lab.ingest.photos import judge, sharpness
 from spaceport_lab.ingest.sources import flat_names
+from spaceport_lab.ingest.tags import read_gps
 from spaceport_lab.params import IngestParams
 from spaceport_lab.workspace import StageRun
 
@@ -66,7 +67,7 @@ def test_a_good_folder_is_taken_as_it_is(tmp_path: Path) -> None:
     assert (photo["make"], photo["model"], photo["focal_mm"]) == ("Maker", "Flyer 1", 8.8)
     assert photo["taken"] == "2026:05:04 12:30:00"
     assert photo["sha256"] == before["good_1.jpg"]
-    assert set(run.outputs) == {"images", "thumbnails", "photos.json"}
+    assert set(run.outputs) == {"images", "thumbnails", "photos.json", "flight.json"}
     with Image.open(run.dir / "thumbnails" / photo["thumbnail"]) as thumbnail:
         assert max(thumbnail.size) == 320
 
@@ -333,8 +334,8 @@ def test_duplicates(tmp_path: Path) -> None:
     retagged = exif(gps=gps_ifd(10.0, 10.0))
     piexif.insert(retagged, str(source / "good_2.jpg"), str(source / "zz_retagged.jpg"))
     photos = photos_of(take_in(source, tmp_path))
-    assert photos["zz_copy.jpg"]["reason"] == "the same file as good_1.jpg"
-    assert photos["zz_retagged.jpg"]["reason"] == "the same picture as good_2.jpg"
+    assert photos["zz_copy.jpg"]["reason"] == "duplicate: the same file as good_1.jpg"
+    assert photos["zz_retagged.jpg"]["reason"] == "duplicate: the same picture as good_2.jpg"
     kept = take_in(source, tmp_path, exclude_duplicates=False)
     assert kept.metrics["n_used"] == 5
 
@@ -501,7 +502,7 @@ def test_zip(tmp_path: Path, good_entries: dict[str, bytes]) -> None:
     run = take_in(archive, tmp_path)
     assert run.metrics["n_used"] == 3
     assert run.metrics["n_ignored"] >= 1
-    assert not (run.dir / "unpacked").exists()
+    assert not (run.dir / "work").exists()
     assert (run.dir / "images" / "good_0.jpg").read_bytes() == good_entries["flight/good_0.jpg"]
 
 

@@ -62,10 +62,31 @@ def test_gps_map_is_in_metres_and_true_to_scale(judged: StageRun) -> None:
     above = figure.axes[0]
     assert above.get_aspect() == 1
     figure.canvas.draw()
-    assert "7 positions from above, 1 far outside" in texts(figure)
+    assert "7 positions from above, 1 not believed" in texts(figure)
     x, y = above.lines[0].get_data()
     assert np.ptp(y) == pytest.approx(5 * 11.12, abs=0.3)
     assert 7 < np.ptp(x) < 16
+
+
+def test_footprints_cover_what_they_cover() -> None:
+    """Three squares of 40 m in a row, 20 m apart: two thirds of the middle are seen twice or more."""
+    square = np.array([(-20, -20), (20, -20), (20, 20), (-20, 20)])
+    views = [
+        {"enu": [20.0 * k, 0.0, 100.0], "footprint": (square + np.array([20 * k, 0])).tolist()}
+        for k in range(3)
+    ]
+    flight = {"views": views, "gsd_cm": 2.5, "words": ["…"]}
+    figure = plots.footprint_map(flight)
+    path, seen = figure.axes[:2]
+    assert len(path.patches) == 3
+    assert path.get_aspect() == seen.get_aspect() == 1
+    assert "a pixel covers 2.5 cm" in seen.get_title(loc="left")
+    shown = seen.images[0]
+    count, (west, east, south, north) = shown.get_array().filled(0), shown.get_extent()
+    cell = (east - west) * (north - south) / count.size
+    assert count.max() == 2
+    assert (count > 0).sum() * cell == pytest.approx(80 * 40, rel=0.03)
+    assert (count == 2).sum() * cell == pytest.approx(40 * 40, rel=0.05)
 
 
 def test_quality_has_a_bar_for_each_that_could_be_read(judged: StageRun) -> None:
@@ -82,6 +103,7 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
     for figure, words in (
         (plots.contact_sheet([], tmp_path), "no photographs"),
         (plots.gps_map([]), "no GPS"),
+        (plots.footprint_map({"views": [], "words": ["No GPS: nothing known."]}), "No GPS"),
         (plots.quality([]), "no photograph could be read"),
     ):
         assert any(words in text for text in texts(figure))

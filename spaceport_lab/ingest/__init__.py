@@ -12,45 +12,49 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from PIL import Image, ImageFile
 
 from spaceport_lab import files
 from spaceport_lab.errors import PhotosError
-from spaceport_lab.ingest import masks
+from spaceport_lab.ingest import control, flight, masks, transforms
+from spaceport_lab.ingest.gather import gather
+from spaceport_lab.ingest.judging import kept_names, leave_out, names_of
 from spaceport_lab.ingest.photos import Photo, judge, place
-from spaceport_lab.ingest.sources import GROUND_TRUTH, MASKS, Found, collect, flat_names, unique_name
+from spaceport_lab.ingest.sources import GROUND_TRUTH, MASKS, Found, flat_names, unique_name
 from spaceport_lab.params import IngestParams
 from spaceport_lab.runcard import usable_cores
 from spaceport_lab.workspace import Progress, StageRun
 
-__all__ = ["MIN_PHOTOS", "Photo", "excluded_rows", "read_photos", "run"]
+__all__ = ["MIN_PHOTOS", "Photo", "excluded_rows", "flight_rows", "read_flight", "read_photos", "run"]
+
+FLIGHT, POINTS, GIVEN = "flight.json", "gcp.json", "given"
 
 MIN_PHOTOS = 3
 """Structure from motion needs three views; two have no scale that a third could check."""
-
-FLAT_CONTRAST = 2.0
-"""Grey levels: below this standard deviation there is nothing in the picture to recognise."""
 
 
 def run(run: StageRun, p: IngestParams) -> Iterator[Progress]:
     """Judge the photographs of `p.source` and bring the usable ones together in images/.
 
-    Writes images/, thumbnails/, photos.json, and ground_truth.json where one lies beside the photographs; and
-    masks/, NAME.png for each photograph NAME that has a mask.
+    Writes images/, thumbnails/, photos.json, flight.json (see `flight.describe`), and ground_truth.json where
+    one lies beside the photographs; masks/, NAME.png for each photograph NAME that has a mask; gcp.json (see
+    `control.Points`) where there is a gcp_list.txt; given/sparse/, a COLMAP model for `sfm.import_path`,
+    where a transforms.json has poses. Positions of a geo.txt come before those of EXIF.
 
     Raises:
         PhotosError: fewer than three usable photographs, nothing there, or a hostile or broken archive.
         WorkspaceError: the disk is full or the folder is not writable.
     """
-    source = Path(p.source).expanduser() if p.source else run.scene_dir / "images"
-    for leftover in ("images", "thumbnails", MASKS):
+    source = p.source or str(run.scene_dir / "images")
+    for leftover in ("images", "thumbnails", MASKS, GIVEN):
         shutil.rmtree(run.dir / leftover, ignore_errors=True)
-    unpacked = run.dir / "unpacked"
+    for leftover in (POINTS, GROUND_TRUTH):
+        (run.dir / leftover).unlink(missing_ok=True)
+    work = run.dir / "work"
     try:
-        found = yield from collect(source, unpacked, p.max_archive_gb)
+        found = yield from gather(source, work, p)
         judged = yield from _judge_all(found, run.dir / "thumbnails")
-        photos = leave_out(judged, p)
+        photos = leave_out(_place_by_geo(run, found, judged), p)
         _write_photos(run, source, found, photos)
         used = [photo for photo in photos if photo.used]
         if len(used) < MIN_PHOTOS:
@@ -59,11 +63,14 @@ def run(run: StageRun, p: IngestParams) -> Iterator[Progress]:
         yield from _place_masks(run, found, photos)
         if found.truth is not None:
             files.write_bytes(run.output(GROUND_TRUTH), found.truth.read_bytes())
+        _hand_on(run, found, photos)
     finally:
-        shutil.rmtree(unpacked, ignore_errors=True)
-    for name in ("images", "thumbnails", "photos.json"):
+        shutil.rmtree(work, ignore_errors=True)
+    for name in ("images", "thumbnails", "photos.json", FLIGHT):
         run.output(name)
     _summarise(run, found, photos)
+    _answer_keep(run, p, photos)
+    _describe_flight(run, p, used)
 
 
 def read_photos(run: StageRun) -> list[dict[str, Any]]:
@@ -71,50 +78,32 @@ def read_photos(run: StageRun) -> list[dict[str, Any]]:
     return json.loads((run.root / "01_ingest" / "photos.json").read_text())["photos"]
 
 
+def read_flight(run: StageRun) -> dict[str, Any]:
+    """flight.json: see `flight.describe`."""
+    return json.loads((run.root / "01_ingest" / FLIGHT).read_text())
+
+
+def flight_rows(flight: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is known of the flight, a sentence a row."""
+    return [{"the flight": sentence} for sentence in flight["words"]]
+
+
 def excluded_rows(photos: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """File and reason of every photograph that was left out; one row saying so when none was."""
-    rows = [{"file": p["source"], "reason": p["reason"]} for p in photos if p["status"] != "used"]
-    return rows or [{"file": "none", "reason": f"all {len(photos)} photographs are used"}]
+    """What became of every photograph something is said against, and the reason; one row when there is none.
 
-
-def leave_out(photos: list[Photo], p: IngestParams) -> list[Photo]:
-    """Apply the rules that decide which readable photographs are not used, each with its reason.
-
-    Args:
-        photos: judged ones, in order; of duplicates the first is kept.
-        p: thresholds.
+    `left out`; `kept by name` where `keep` overrules the reason; `used, GPS dropped`; `used` with a remark.
     """
-    first_file: dict[str, str] = {}
-    first_pixels: dict[str, str] = {}
-    kept = []
+    rows = []
     for photo in photos:
-        reason = photo.reason or _own_fault(photo, p)
-        if reason is None and p.exclude_duplicates:
-            if photo.sha256 in first_file:
-                reason = f"the same file as {first_file[photo.sha256]}"
-            elif photo.pixels_sha256 in first_pixels:
-                reason = f"the same picture as {first_pixels[photo.pixels_sha256]}"
-        if reason is None:
-            first_file[photo.sha256] = first_pixels[photo.pixels_sha256] = photo.source
-        kept.append(replace(photo, reason=reason))
-    usual = float(np.median([photo.sharpness for photo in kept if photo.used] or [0.0]))
-    for i, photo in enumerate(kept):
-        if photo.used and photo.sharpness < p.min_sharpness * usual:
-            reason = f"blurred: sharpness {photo.sharpness:.2g} where {usual:.2g} is usual in this set"
-            kept[i] = replace(photo, reason=reason)
-    return kept
-
-
-def _own_fault(photo: Photo, p: IngestParams) -> str | None:
-    """Why a readable photograph cannot be used, whatever the others are like."""
-    if min(photo.width, photo.height) < p.min_side:
-        return f"too small: {photo.width}×{photo.height}, shorter side under {p.min_side} px"
-    if photo.clipped > p.max_clipped:
-        what = "over" if photo.exposure > 0.5 else "under"
-        return f"{what}exposed: {photo.clipped:.0%} of it is pure black or white"
-    if photo.contrast < FLAT_CONTRAST:
-        return "flat: one colour, nothing in it to recognise"
-    return None
+        said = (
+            ("left out", photo["reason"]),
+            ("kept by name", photo["overruled"]),
+            ("used, GPS dropped", photo["gps_problem"] if photo["status"] == "used" else None),
+            ("used", photo["remark"] if photo["status"] == "used" else None),
+        )
+        rows += [{"file": photo["source"], "what": what, "reason": why} for what, why in said if why]
+    nothing = {"file": "none", "what": "", "reason": f"all {len(photos)} photographs are used"}
+    return rows or [nothing]
 
 
 def _judge_all(found: Found, thumbnails: Path) -> Iterator[Progress]:
@@ -186,18 +175,40 @@ def _place_masks(run: StageRun, found: Found, photos: list[Photo]) -> Iterator[P
             run.warn(f"{len(names)} {what}: {', '.join(names[:5])}{' …' if names[5:] else ''}")
 
 
-def _write_photos(run: StageRun, source: Path, found: Found, photos: list[Photo]) -> None:
+def _write_photos(run: StageRun, source: str, found: Found, photos: list[Photo]) -> None:
     entries = []
     for photo in photos:
         entry: dict[str, Any] = {"name": photo.name, "status": "used" if photo.used else "excluded"}
-        entry |= {key: value for key, value in asdict(photo).items() if key not in entry}
+        entry |= {key: value for key, value in asdict(photo).items() if key not in (*entry, "signature")}
         entries.append(entry)
     ignored = [{"source": name, "reason": reason} for name, reason in sorted(found.ignored.items())]
     content = {"source": source, "photos": entries, "ignored": ignored}
     files.write_json(run.dir / "photos.json", content)
 
 
-def _too_few(source: Path, found: Found, photos: list[Photo]) -> PhotosError:
+def _answer_keep(run: StageRun, p: IngestParams, photos: list[Photo]) -> None:
+    """Say of each name in `keep` that could not be followed why not."""
+    for name in sorted(kept_names(p)):
+        named = [photo for photo in photos if name in names_of(photo)]
+        broken = [photo for photo in named if not photo.used]
+        if not named:
+            run.warn(f"ingest.keep names {name}, and there is no such photograph")
+        elif broken:
+            run.warn(f"{name} cannot be kept: {broken[0].reason}")
+
+
+def _describe_flight(run: StageRun, p: IngestParams, used: list[Photo]) -> None:
+    about = flight.describe(used, p)
+    files.write_json(run.dir / FLIGHT, about)
+    for name in ("gsd_cm", "overlap_along", "overlap_across"):
+        run.metrics[name] = about[name]
+    run.metrics["flying_height_m"] = about["height_m"]
+    known = [share for share in (about["overlap_along"], about["overlap_across"]) if share is not None]
+    if known and min(known) < p.min_overlap:
+        run.warn(flight.overlap_words(about, p.min_overlap))
+
+
+def _too_few(source: str, found: Found, photos: list[Photo]) -> PhotosError:
     reasons = Counter(photo.reason for photo in photos if not photo.used)
     used = sum(photo.used for photo in photos)
     came = {0: "no photographs", 1: "one photograph", 2: "two photographs"}[used]
@@ -223,6 +234,40 @@ def _too_few(source: Path, found: Found, photos: list[Photo]) -> PhotosError:
     )
 
 
+def _place_by_geo(run: StageRun, found: Found, photos: list[Photo]) -> list[Photo]:
+    """Photographs with the positions of geo.txt, where there is one."""
+    path = control.beside(found.root, control.GEO)
+    if path is None:
+        return photos
+    geo = control.read_geo(path)
+    placed, left = control.apply_geo(photos, geo)
+    for problem in (*geo.problems[:5], *left):
+        run.warn(problem)
+    return placed
+
+
+def _hand_on(run: StageRun, found: Found, photos: list[Photo]) -> None:
+    """Write what others surveyed or reconstructed before: control points, and poses of a transforms.json."""
+    path = control.beside(found.root, control.GCP_LIST)
+    if path is not None:
+        points = control.read_points(path, photos)
+        for problem in points.problems:
+            run.warn(problem)
+        run.metrics["n_control_points"] = len(points.rows)
+        files.write_json(run.output(POINTS), points.rows)
+    if found.frames is not None:
+        count, problems = transforms.write_model(found.frames, photos, run.dir / GIVEN / "sparse")
+        for problem in problems:
+            run.warn(problem)
+        run.metrics["n_given_poses"] = count
+        if count:
+            run.output(GIVEN)
+            if found.frames.points is None:
+                run.warn(
+                    "the poses of transforms.json come without points (sparse_pc.ply): training needs some"
+                )
+
+
 def _summarise(run: StageRun, found: Found, photos: list[Photo]) -> None:
     used = [photo for photo in photos if photo.used]
     with_gps = sum(photo.gps is not None for photo in used)
@@ -239,7 +284,11 @@ def _summarise(run: StageRun, found: Found, photos: list[Photo]) -> None:
         run.warn(f"{count} left out, {kind}: {', '.join(names[:5])}{' …' if count > 5 else ''}")
     doubtful = [photo for photo in used if photo.gps_problem]
     if doubtful:
-        run.warn(f"GPS of {len(doubtful)} photographs is not believed: {doubtful[0].gps_problem}")
+        named = ", ".join(photo.source for photo in doubtful[:5])
+        run.warn(f"GPS of {len(doubtful)} photographs is not believed: {doubtful[0].gps_problem} ({named})")
+    odd = [photo for photo in used if photo.remark]
+    if odd:
+        run.warn(f"{len(odd)} used though odd: {odd[0].remark} ({', '.join(p.source for p in odd[:5])})")
     if 0 < with_gps < len(used):
         run.warn(f"{len(used) - with_gps} of {len(used)} photographs have no GPS")
     sizes = Counter((photo.width, photo.height) for photo in used)

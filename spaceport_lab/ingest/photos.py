@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-import math
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pillow_heif
 import simplejpeg
 from jaxtyping import Float
 from PIL import Image, UnidentifiedImageError
+from scipy.ndimage import uniform_filter
 
 from spaceport_lab import files
+from spaceport_lab.ingest import tags
+from spaceport_lab.ingest.tags import text
 
 Image.init()  # until then Pillow knows only five formats, and fails on the names of the others
-FORMATS = tuple({"JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "JPEG2000", "PPM"} & set(Image.OPEN))
+pillow_heif.register_heif_opener(thumbnails=False)
+_KNOWN = {"JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "AVIF", "JPEG2000", "PPM", "HEIF"}
+FORMATS = tuple(_KNOWN & set(Image.OPEN))
 """What is opened. A list, because Pillow's EPS reader starts another program."""
 
 COLMAP_ENDINGS: dict[str, tuple[str, ...]] = {
@@ -33,9 +38,11 @@ COLMAP_ENDINGS: dict[str, tuple[str, ...]] = {
 JUDGED_SIDE = 1024
 """Sharpness and exposure are measured with the longer side reduced to this many pixels."""
 
+SIGNATURE_SIZE = (64, 48)
+"""Width and height of the small picture by which near-duplicates are found."""
+
 JPEG_QUALITY = 97
 
-_ORIENTATION, _MAKE, _MODEL, _DATE, _EXIF, _GPS = 0x0112, 0x010F, 0x0110, 0x0132, 0x8769, 0x8825
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -46,7 +53,6 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation → what makes it upright."""
-_DATE_TAKEN, _FOCAL, _FOCAL_35 = 0x9003, 0x920A, 0xA405
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,8 @@ class Photo:
         name: its file name under images/, unique.
         source: its path relative to where photographs came from.
         reason: why it is left out; None when it is used.
+        overruled: why it would be left out, had it not been kept by name; None otherwise.
+        remark: what is odd about it though it is used; None otherwise.
         width, height: pixels, upright; 0 when unreadable.
         format: Pillow's name of the format.
         converted: what had to be changed to bring it into images/; empty when it is the file as it came.
@@ -69,13 +77,18 @@ class Photo:
         clipped: share of pixels that are black or white, within 2 of 255 levels.
         sha256: of the file. pixels_sha256: of its pixels.
         make, model: of the camera. focal_mm, focal_35mm: focal length, millimetres, as EXIF has them.
+        exposure_s: exposure time, seconds.
+        drone: what the drone wrote into XMP, see `tags.read_drone`; None without.
         taken: `YYYY:MM:DD hh:mm:ss`.
         thumbnail: file name under thumbnails/; empty when the file cannot be read.
+        signature: see `signature`; not written down.
     """
 
     name: str
     source: str
     reason: str | None = None
+    overruled: str | None = None
+    remark: str | None = None
     width: int = 0
     height: int = 0
     format: str = ""
@@ -93,8 +106,11 @@ class Photo:
     model: str = ""
     focal_mm: float | None = None
     focal_35mm: float | None = None
+    exposure_s: float | None = None
+    drone: dict[str, Any] | None = None
     taken: str = ""
     thumbnail: str = ""
+    signature: bytes = field(default=b"", repr=False)
 
     @property
     def used(self) -> bool:
@@ -123,11 +139,15 @@ def judge(path: Path, source: str, name: str, thumbnail: Path, thumbnail_side: i
         return Photo(name, source, reason="empty file (0 bytes)", sha256=digest)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            stored = _orientation(image)
             image.load()
             problem = _corruption(data, image)
             if problem is not None:
-                return Photo(name, source, problem, *image.size, format=str(image.format), sha256=digest)
-            return _measure(image, name, source, digest, thumbnail, thumbnail_side)
+                width, height = image.size
+                return Photo(
+                    name, source, problem, width=width, height=height, format=str(image.format), sha256=digest
+                )
+            return _measure(image, stored, name, source, digest, thumbnail, thumbnail_side)
     except Image.DecompressionBombError as error:
         why = f"too many pixels to be a photograph: {error}"
     except UnidentifiedImageError:
@@ -162,9 +182,9 @@ def _corruption(data: bytes, image: Image.Image) -> str | None:
 def _what_it_is_instead(data: bytes, path: Path) -> str:
     head = data[:4096]
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim"):
-        return "HEIC, which cannot be read here: convert it to JPEG"
+        return "truncated or corrupt: HEIC that cannot be decoded"
     if head[4:8] == b"ftyp" or head[:4] == b"\x1aE\xdf\xa3":
-        return "a video, not a photograph: extract frames from it"
+        return "a video, not a photograph: set ingest.source to it to take its frames"
     if head[:2] == b"\xff\xd8":
         return "truncated or corrupt: its JPEG header is broken"
     if b"\0" not in head and sum(32 <= b < 127 or b in b"\r\n\t" for b in head) > 0.9 * len(head):
@@ -173,43 +193,54 @@ def _what_it_is_instead(data: bytes, path: Path) -> str:
 
 
 def _measure(
-    image: Image.Image, name: str, source: str, digest: str, thumbnail: Path, thumbnail_side: int
+    image: Image.Image,
+    stored: int,
+    name: str,
+    source: str,
+    digest: str,
+    thumbnail: Path,
+    thumbnail_side: int,
 ) -> Photo:
-    exif, exif_details = _exif(image)
-    orientation = exif.get(_ORIENTATION, 1)
-    orientation = orientation if orientation in range(1, 9) else 1
+    exif, details = tags.read_exif(image)
+    orientation = _orientation(image)
     width, height = image.size[::-1] if orientation >= 5 else image.size
-    converted, endings = _needs(image, orientation)
-    gps, gps_problem = read_gps(_ifd(exif, _GPS))
+    converted, endings = _needs(image, stored)
+    gps, gps_problem = tags.read_gps(tags.folder(exif, tags.GPS))
+    drone, remark = tags.read_drone(image.info.get("xmp"))
     rgb = _as_rgb(image)
     small = rgb.copy()
     small.thumbnail((JUDGED_SIDE, JUDGED_SIDE), Image.Resampling.BOX)
-    grey = np.asarray(small.convert("L"), dtype=np.float32)
+    seen = small.convert("L")
+    grey = np.asarray(seen, dtype=np.float32)
     small.thumbnail((thumbnail_side, thumbnail_side), Image.Resampling.BOX)
     with files.atomic_path(thumbnail) as temporary:
         _upright(small, orientation).save(temporary, quality=88)
     return Photo(
         name=_with_ending(name, endings),
         source=source,
+        remark=remark,
         width=width,
         height=height,
         format=str(image.format),
         converted=converted,
         gps=gps,
         gps_problem=gps_problem,
-        orientation=orientation,
+        orientation=stored,
         sharpness=sharpness(grey),
         contrast=float(grey.std()),
         exposure=float(grey.mean() / 255),
         clipped=float(((grey <= 2) | (grey >= 253)).mean()),
         sha256=digest,
         pixels_sha256=hashlib.sha256(rgb.tobytes() + str(rgb.size).encode()).hexdigest(),
-        make=_text(exif.get(_MAKE)),
-        model=_text(exif.get(_MODEL)),
-        focal_mm=_number(exif_details.get(_FOCAL)),
-        focal_35mm=_number(exif_details.get(_FOCAL_35)),
-        taken=_text(exif_details.get(_DATE_TAKEN) or exif.get(_DATE)),
+        make=text(exif.get(tags.MAKE)),
+        model=text(exif.get(tags.MODEL)),
+        focal_mm=tags.number(details.get(tags.FOCAL)),
+        focal_35mm=tags.number(details.get(tags.FOCAL_35)),
+        exposure_s=tags.number(details.get(tags.EXPOSURE)),
+        drone=drone,
+        taken=text(details.get(tags.DATE_TAKEN) or exif.get(tags.DATE)),
         thumbnail=thumbnail.name,
+        signature=signature(grey if orientation not in TURNS else np.asarray(_upright(seen, orientation))),
     )
 
 
@@ -226,26 +257,17 @@ def sharpness(grey: Float[np.ndarray, "H W"]) -> float:
     return float(laplacian.var()) / variance
 
 
-def read_gps(ifd: dict[int, Any]) -> tuple[dict[str, float | None] | None, str | None]:
-    """Position from the GPS tags of EXIF, and why it is not believed if it is not.
+def signature(grey: Float[np.ndarray, "H W"]) -> bytes:
+    """The picture at 48×64 without its coarse light and dark, normalised to 8-bit integers, as bytes.
 
-    Returns:
-        `({lat, lon, alt}, None)`, `(None, reason)`, or `(None, None)` where there is no GPS.
+    What is left are details that move as soon as the camera does: two signatures correlate highly only when
+    both pictures show the same from the same place. Without that, all pictures of a horizon would be alike.
     """
-    if 2 not in ifd and 4 not in ifd:
-        return None, None
-    lat, lon = _degrees(ifd.get(2), ifd.get(1), "S"), _degrees(ifd.get(4), ifd.get(3), "W")
-    if lat is None or lon is None:
-        return None, "GPS is not a number (a zero denominator or missing parts)"
-    if abs(lat) > 90 or abs(lon) > 180:
-        return None, f"GPS is not on the Earth: latitude {lat:g}°, longitude {lon:g}°"
-    if lat == 0 and lon == 0:
-        return None, "GPS is 0°, 0°: the receiver had no fix"
-    alt = _number(ifd.get(6))
-    if alt is not None and ifd.get(5) in (1, b"\x01"):
-        alt = -alt
-    # Outside these no camera flies; such altitudes are the receiver's way of saying it does not know.
-    return {"lat": lat, "lon": lon, "alt": alt if alt is not None and -500 < alt < 12000 else None}, None
+    small = Image.fromarray(np.asarray(grey, dtype=np.float32)).resize(SIGNATURE_SIZE, Image.Resampling.BOX)
+    values = np.asarray(small, dtype=np.float32)
+    detail = values - uniform_filter(values, 9, mode="nearest")
+    spread = float(detail.std())
+    return np.clip(detail / max(spread, 1.0) * 32, -127, 127).round().astype(np.int8).tobytes()
 
 
 def place(path: Path, photo: Photo, target: Path) -> None:
@@ -260,19 +282,20 @@ def place(path: Path, photo: Photo, target: Path) -> None:
         files.link_or_copy(path, target)
         return
     with Image.open(path, formats=FORMATS) as image:
-        exif, _ = _exif(image)
+        image.load()
+        exif, _ = tags.read_exif(image)
         info = {key: image.info[key] for key in ("icc_profile", "xmp") if image.info.get(key)}
-        upright = _upright(_as_rgb(image), photo.orientation)
+        upright = _upright(_as_rgb(image), _orientation(image))
     if image.mode == "CMYK":
         info.pop("icc_profile", None)  # describes inks, and there are none any more
-    if _ORIENTATION in exif:
-        exif[_ORIENTATION] = 1
+    if tags.ORIENTATION in exif:
+        exif[tags.ORIENTATION] = 1
     if target.suffix.lower() in COLMAP_ENDINGS["JPEG"]:
         info |= {"quality": JPEG_QUALITY, "subsampling": 0}
     else:
         info.pop("xmp", None)
     with files.atomic_path(target) as temporary:
-        upright.save(temporary, exif=_packed(exif), **info)
+        upright.save(temporary, exif=tags.packed(exif), **info)
 
 
 def _needs(image: Image.Image, orientation: int) -> tuple[str, tuple[str, ...]]:
@@ -296,6 +319,12 @@ def _with_ending(name: str, endings: tuple[str, ...]) -> str:
     return name if name.lower().endswith(endings) else (stem if dot else name) + endings[0]
 
 
+def _orientation(image: Image.Image) -> int:
+    """The orientation EXIF gives. Of TIFF Pillow turns the pixels itself on loading: then 1 is left."""
+    value = tags.read_exif(image)[0].get(tags.ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
@@ -307,51 +336,3 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         scale = 257.0 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 1.0
         return Image.fromarray(np.clip(values / scale, 0, 255).round().astype(np.uint8))
     return image.copy() if image.mode in ("RGB", "L") else image.convert("RGB")
-
-
-def _exif(image: Image.Image) -> tuple[Image.Exif, dict[int, Any]]:
-    """The tags of EXIF and of its sub-folder; broken EXIF counts as none."""
-    try:
-        exif = image.getexif()
-        return exif, _ifd(exif, _EXIF)
-    except Exception:  # Pillow parses tags by hand and raises whatever the bytes lead it to
-        return Image.Exif(), {}
-
-
-def _packed(exif: Image.Exif) -> bytes:
-    try:
-        return exif.tobytes()
-    except Exception:  # tags of the wrong type are read without complaint, and cannot be written
-        return b""
-
-
-def _ifd(exif: Image.Exif, tag: int) -> dict[int, Any]:
-    try:
-        return dict(exif.get_ifd(tag))
-    except Exception:  # as above
-        return {}
-
-
-def _degrees(parts: Any, reference: Any, negative: str) -> float | None:
-    try:
-        degrees, minutes, seconds = ([*parts, 0, 0])[:3]
-        value = float(degrees) + float(minutes) / 60 + float(seconds) / 3600
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    if not math.isfinite(value):
-        return None
-    return -value if _text(reference).upper().startswith(negative) else value
-
-
-def _number(value: Any) -> float | None:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bytes):
-        value = value.decode(errors="replace")
-    return "".join(c for c in str(value) if c.isprintable()).strip() if value is not None else ""

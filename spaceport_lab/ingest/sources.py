@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 from spaceport_lab import files
 from spaceport_lab.errors import PhotosError, WorkspaceError
+from spaceport_lab.ingest.transforms import Frames
 from spaceport_lab.workspace import Progress
 
 GROUND_TRUTH = "ground_truth.json"
@@ -24,7 +25,7 @@ _SIDECARS = {
     ".json", ".txt", ".csv", ".md", ".srt", ".xmp", ".thm", ".lrf", ".log", ".xml", ".kml", ".kmz", ".gpx",
     ".mrk", ".nav", ".obs", ".bin", ".rtk", ".yaml", ".yml", ".html", ".pdf", ".zip",
 }  # fmt: skip
-_PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".gif", ".avif"}
+PHOTO_ENDINGS = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".heic", ".heif", ".gif", ".avif"}
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,11 @@ class Found:
         root: the folder the files lie under.
         names: paths relative to `root`, sorted, with forward slashes.
         ignored: what was passed over without being opened → why (hidden, system file, sidecar).
-        damaged: entries of an archive that could not be unpacked whole → why.
+        damaged: entries of an archive that could not be unpacked whole, stretches of a video that could not
+            be decoded, images that transforms.json names in vain → why.
         truth: a ground_truth.json beside or above the photographs, or None.
         masks: a folder of masks inside or beside the photographs', or None; its files are in no other list.
+        frames: what a transforms.json names, where that decided which files are taken.
     """
 
     root: Path
@@ -46,6 +49,7 @@ class Found:
     damaged: dict[str, str]
     truth: Path | None
     masks: Path | None = None
+    frames: Frames | None = None
 
 
 def collect(source: Path, unpack_dir: Path, max_archive_gb: float) -> Generator[Progress, None, Found]:
@@ -65,9 +69,9 @@ def collect(source: Path, unpack_dir: Path, max_archive_gb: float) -> Generator[
         return _in_folder(_photo_folder(source), beside=True)
     if not zipfile.is_zipfile(source):
         raise PhotosError(
-            "photographs come as a folder or a zip",
+            "photographs come as a folder or a zip, in a video or by a transforms.json",
             got=source,
-            hint="give the folder the file lies in" if source.suffix.lower() in _PHOTO_ENDINGS else None,
+            hint="give the folder the file lies in" if source.suffix.lower() in PHOTO_ENDINGS else None,
         )
     damaged = yield from _unpack(source, unpack_dir, max_archive_gb)
     root = _photo_folder(unpack_dir)
@@ -113,7 +117,7 @@ def _shorten(text: str, limit: int) -> str:
 
 def _photo_folder(folder: Path) -> Path:
     """`folder`, or the folder of images in it when it is a scene or a run."""
-    direct = any(p.suffix.lower() in _PHOTO_ENDINGS and p.is_file() for p in folder.iterdir())
+    direct = any(p.suffix.lower() in PHOTO_ENDINGS and p.is_file() for p in folder.iterdir())
     if not direct:
         for inner in (folder / "images", folder / "01_ingest" / "images"):
             if inner.is_dir():

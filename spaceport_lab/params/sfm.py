@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from spaceport_lab.params.base import StageParams
 
@@ -20,10 +20,15 @@ class SfmParams(StageParams):
     import_images: str = Field(
         "", description="[path] images of the model taken over; empty: images/ in or beside its folder"
     )
-    max_image_size: int = Field(
-        2400, ge=320, description="[px] longest side of a photograph when features are extracted"
+    profile: Literal["auto", "fast", "balanced", "high"] = Field(
+        "auto", description="[name] how much is looked at; auto goes by count, size and GPS"
     )
-    max_num_features: int = Field(8192, ge=256, description="[count] SIFT features kept per photograph")
+    max_image_size: int = Field(
+        0, ge=0, description="[px] longest side when features are extracted, 320 or more; 0 as in the profile"
+    )
+    max_num_features: int = Field(
+        0, ge=0, description="[count] SIFT features kept per photograph, 256 or more; 0 as in the profile"
+    )
     upsample_below: int = Field(
         1200,
         ge=0,
@@ -33,14 +38,14 @@ class SfmParams(StageParams):
         "auto", description="[name] which pairs are matched; auto takes spatial when GPS is there"
     )
     spatial_neighbors: int = Field(
-        8, ge=2, description="[count] nearest photographs each one is matched with in spatial matching"
+        0, ge=0, description="[count] nearest photographs each one is matched with; 0 as in the profile"
     )
     mapper: Literal["auto", "incremental", "global"] = Field(
         "auto", description="[name] which mapper runs; auto runs both and keeps the better model"
     )
     retry: bool = Field(
         True,
-        description="[bool] a second attempt, all pairs and denser features, when the first is poor",
+        description="[bool] a second attempt, all pairs and the next profile, when the first is poor",
     )
     camera_model: Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"] = Field(
         "SIMPLE_RADIAL", description="[name] COLMAP camera model; OPENCV overfits weak nadir flights"
@@ -52,9 +57,23 @@ class SfmParams(StageParams):
     jpeg_quality: int = Field(
         96, ge=50, le=100, description="[percent] of the undistorted images, where photographs are JPEG"
     )
+    cache_gb: float = Field(
+        4.0,
+        ge=0,
+        description="[GB] features and matches kept beside the runs for the next one; 0 keeps none",
+        json_schema_extra={"key": False},
+    )
     min_points: int = Field(1000, ge=1, description="[count] quality gate on the number of 3D points")
     min_registered: float = Field(
         0.5, ge=0, lt=1, description="[share] quality gate, more than this share of photographs registered"
     )
     time_limit_min: float = Field(240.0, gt=0, description="[min] COLMAP is stopped after this time")
     seed: int = Field(0, ge=0, description="[number] random seed of RANSAC and of the mappers")
+
+    @field_validator("max_image_size", "max_num_features", "spatial_neighbors")
+    @classmethod
+    def _zero_or_enough(cls, value: int, info: ValidationInfo) -> int:
+        least = {"max_image_size": 320, "max_num_features": 256, "spatial_neighbors": 2}[info.field_name]
+        if 0 < value < least:
+            raise ValueError(f"must be 0, which leaves it to the profile, or at least {least}")
+        return value

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from spaceport_lab.errors import InputError, ParamsError
+from spaceport_lab.ingest.remote import address
+from spaceport_lab.ingest.transforms import NAME as TRANSFORMS
+from spaceport_lab.ingest.video import ENDINGS as VIDEOS
 from spaceport_lab.params import STAGES
 from spaceport_lab.workspace import folder_name, read_manifest
 
@@ -42,11 +45,12 @@ class Request:
     adopt: Path | None = None
 
 
-def make_request(path: Path, steps: str, data_dir: Path) -> Request:
+def make_request(path: Path | str, steps: str, data_dir: Path) -> Request:
     """Understand what `path` is for these steps.
 
     Args:
-        path: photographs (folder or zip), a scene folder, a run folder, a COLMAP folder, or a PLY.
+        path: photographs (folder, zip, video, transforms.json, or an address such as s3://bucket/flight), a
+            scene folder, a run folder, a COLMAP folder, or a PLY.
         steps: a key of STEPS.
         data_dir: where scenes lie.
 
@@ -56,10 +60,15 @@ def make_request(path: Path, steps: str, data_dir: Path) -> Request:
     """
     if steps not in STEPS:
         raise ParamsError(f"there are no steps {steps!r}", expected=f"one of {', '.join(STEPS)}")
+    url = address(path)
+    if url is not None:
+        return _from_store(url, steps, Path(data_dir).resolve())
     path = Path(path).expanduser()
     if not path.exists():
         raise InputError(
-            "there is nothing at this path", got=path, hint="check the spelling; paths are not URLs"
+            "there is nothing at this path",
+            got=path,
+            hint="check the spelling; of addresses only those of stores are known, such as s3://bucket/flight",
         )
     path = path.resolve()
     data_dir = Path(data_dir).resolve()
@@ -82,18 +91,33 @@ def slug(name: str) -> str:
 
 
 def _from_photographs(path: Path, data_dir: Path) -> Request:
-    if path.is_file() and path.suffix.lower() != ".zip":
+    known = {".zip", ".json"} | VIDEOS
+    if path.is_file() and path.suffix.lower() not in known:
         raise InputError(
-            "photographs come as a folder or a zip",
+            "photographs come as a folder or a zip, in a video or by a transforms.json",
             got=path,
             hint="for a PLY use --steps compression, for a COLMAP folder --steps 3dgs",
         )
-    source = path / "images" if (path / "images").is_dir() else path
-    owner = path.parent if path.name == "images" else path
+    listed = (path / TRANSFORMS).is_file()
+    source = path / "images" if (path / "images").is_dir() and not listed else path
+    if path.name == TRANSFORMS:
+        source = path.parent  # so that the stage is done anew when an image changes
+    owner = path.parent if path.name in ("images", TRANSFORMS) else path
     scene_dir = owner if owner.parent == data_dir else data_dir / slug(_stem(owner))
     return Request(
         "full", STEPS["full"], scene_dir.name, scene_dir, fixed={"ingest": {"source": str(source)}}
     )
+
+
+def _from_store(url: str, steps: str, data_dir: Path) -> Request:
+    if steps != "full":
+        raise InputError(
+            "only photographs can be fetched from a store",
+            got=f"--steps {steps} from {url}",
+            hint="fetch the folder first, or run with --steps full",
+        )
+    scene_dir = data_dir / slug(Path(url.rstrip("/")).stem)
+    return Request("full", STEPS["full"], scene_dir.name, scene_dir, fixed={"ingest": {"source": url}})
 
 
 def _from_colmap(path: Path, data_dir: Path) -> Request:

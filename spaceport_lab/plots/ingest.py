@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Polygon, Rectangle
+from matplotlib.path import Path as Outline
 from matplotlib.ticker import PercentFormatter
 from PIL import Image
 
@@ -76,6 +78,7 @@ def gps_map(photos: Sequence[Photo]) -> Figure:
     located, enu = [photo for photo, shown in zip(located, near, strict=True) if shown], enu[near]
     enu[:, 2] -= enu[:, 2].min()
     used = np.array([photo["status"] == "used" for photo in located])
+    doubted = sum(photo["gps_problem"] is not None for photo in photos)
     with style():
         fig, axes = figure(9.6, 4.0, columns=2, width_ratios=(1.15, 1))
         above, heights = axes[0]
@@ -96,6 +99,7 @@ def gps_map(photos: Sequence[Photo]) -> Figure:
         above.set_aspect("equal", adjustable="datalim")
         above.margins(0.1)
         beyond = f", {outside} far outside" if outside else ""
+        beyond += f", {doubted} not believed" if doubted else ""
         labelled(above, f"{len(located)} positions from above{beyond}", "east [m]", "north [m]")
         heights.plot(order, enu[:, 2], color=FAINT, lw=0.9, zorder=1)
         heights.scatter(order[used], enu[used, 2], s=30, c=BLUE, edgecolors="white", lw=0.6, label="used")
@@ -105,6 +109,52 @@ def gps_map(photos: Sequence[Photo]) -> Figure:
         heights.margins(y=0.3)
         count_axis(heights)
         labelled(heights, "Height above the lowest", "photograph, in flight order", "up [m]")
+    return fig
+
+
+def footprint_map(flight: Mapping[str, Any]) -> Figure:
+    """Path and footprints in flight order, and by how many photographs each spot of flat ground is seen.
+
+    Args:
+        flight: flight.json. Without footprints the figure says why there are none.
+    """
+    views = [view for view in flight["views"] if view["footprint"] is not None]
+    if len(views) < 2:
+        return empty_figure(" ".join(flight["words"]))
+    prints = np.array([view["footprint"] for view in views])
+    places = np.array([view["enu"] for view in views])[:, :2]
+    middle, far = np.median(places, axis=0), np.ptp(places, axis=0).max()
+    # Oblique views end far out, and would make the rest small.
+    most = 1.05 * float(np.abs(prints - middle).max())
+    reach = min(most, 0.6 * far + float(np.median(np.ptp(prints, axis=1))))
+    colors = colormaps[SEQUENTIAL](np.linspace(0, 1, len(views)))
+    with style():
+        fig, axes = figure(9.6, 4.4, columns=2)
+        path, seen = axes[0]
+        for corners, color in zip(prints, colors, strict=True):
+            path.add_patch(
+                Polygon(corners, facecolor=(*color[:3], 0.06), edgecolor=(*color[:3], 0.7), lw=0.8)
+            )
+        path.plot(*places.T, color=INK, lw=0.9, zorder=3)
+        path.scatter(*places.T, s=22, c=colors, edgecolors="white", lw=0.5, zorder=4)
+        for k in sorted({0, len(views) // 2, len(views) - 1}):
+            path.annotate(str(k + 1), places[k], (4, 4), textcoords="offset points", fontsize=8, zorder=5)
+        labelled(path, "Flight path and footprints", "east [m]", "north [m]")
+        count, extent = _coverage(prints, middle, reach)
+        shown = seen.imshow(
+            np.ma.masked_equal(count, 0),
+            origin="lower",
+            extent=extent,
+            cmap=SEQUENTIAL,
+            interpolation="nearest",
+        )
+        fig.colorbar(shown, ax=seen, shrink=0.8, label="photographs").outline.set_visible(False)
+        seen.plot(*places.T, color="white", lw=0.7, alpha=0.8)
+        labelled(seen, f"Seen by, where a pixel covers {flight['gsd_cm']:.1f} cm"
+                 if flight["gsd_cm"] is not None else "Seen by", "east [m]", "")  # fmt: skip
+        for ax in (path, seen):
+            ax.set(aspect="equal", xlim=extent[:2], ylim=extent[2:])
+            ax.grid(False)
     return fig
 
 
@@ -156,6 +206,19 @@ def _thumbnail(ax, photo: Photo, thumbnails: Path) -> None:
     ax.set_title(_short(name, 18), fontsize=7.5, color=RED, pad=3)
     ax.add_patch(Rectangle((0, 0), 1, 1, transform=ax.transAxes, fill=False, ec=RED, lw=2.5))
     ax.set_xlabel(_short(photo["reason"].partition(":")[0], 29), fontsize=7, color=RED, labelpad=2)
+
+
+def _coverage(
+    prints: np.ndarray, middle: np.ndarray, reach: float, cells: int = 160
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """[cells, cells] how many footprints cover each cell of a square around `middle`; its extent, metres."""
+    extent = (middle[0] - reach, middle[0] + reach, middle[1] - reach, middle[1] + reach)
+    east, north = (np.linspace(low, high, cells + 1) for low, high in (extent[:2], extent[2:]))
+    spots = np.stack(np.meshgrid((east[1:] + east[:-1]) / 2, (north[1:] + north[:-1]) / 2), axis=-1).reshape(
+        -1, 2
+    )
+    count = sum(Outline(corners).contains_points(spots).astype(int) for corners in prints)
+    return np.reshape(count, (cells, cells)), extent
 
 
 def _local(photos: Sequence[Photo]) -> np.ndarray:

@@ -12,11 +12,21 @@ from spaceport_lab.cameras import pose_rmse, read_ground_truth, read_scene
 from spaceport_lab.errors import QualityGateError
 from spaceport_lab.params import SfmParams
 from spaceport_lab.runcard import usable_cores
+from spaceport_lab.sfm.gcp import MIN_POINTS, read_points
 from spaceport_lab.sfm.process import LOG_NAME, run_worker
-from spaceport_lab.sfm.registration import list_reasons, what_to_try
+from spaceport_lab.sfm.registration import list_reasons, unsettled, what_to_try
+from spaceport_lab.sfm.tables import candidate_rows, effort_rows, place_rows, unregistered_rows
 from spaceport_lab.workspace import Progress, StageRun
 
-__all__ = ["candidate_rows", "read_photos", "read_registration", "run", "unregistered_rows"]
+__all__ = [
+    "candidate_rows",
+    "effort_rows",
+    "place_rows",
+    "read_photos",
+    "read_registration",
+    "run",
+    "unregistered_rows",
+]
 
 _MADE = ("images", "masks", "sparse", "model", "registration.json", "georeference.json", "normalisation.json")
 
@@ -45,7 +55,9 @@ def run(run: StageRun, p: SfmParams) -> Iterator[Progress]:
         "import_path": str(Path(p.import_path).expanduser().resolve()) if p.import_path else "",
         "images": "" if p.import_path else run.input("ingest", "images"),
         "masks": "" if p.import_path else _masks(run),
+        "gcps": [] if p.import_path else _control_points(run),
         "photos": photos,
+        "cache": "" if p.import_path else run.scene_dir / "cache" / "sfm",
         "params": p.model_dump(),
         "threads": usable_cores(),
     }
@@ -62,13 +74,21 @@ def run(run: StageRun, p: SfmParams) -> Iterator[Progress]:
         n_points=result["n_points"],
         reprojection_error_px=result["reprojection_error_px"],
         gps_rmse_m=result["gps_rmse_m"],
+        control_rmse_m=result["control_rmse_m"],
         pose_rmse_m=_against_truth(run, photos),
     )
+    run.metrics |= {name: result[name] for name in ("profile", "profile_reason") if name in result}
     if "n_masks" in result:
         run.metrics["n_masks"] = result["n_masks"]
     rows = read_registration(run)["photographs"]
     _warn(run, result, rows)
     _judge(run, p, rows)
+
+
+def _control_points(run: StageRun) -> list[dict[str, Any]]:
+    """The ground control points ingest made out, if any."""
+    path = run.input("ingest") / "gcp.json"
+    return read_points(path) if path.is_file() else []
 
 
 def _masks(run: StageRun) -> Path | str:
@@ -97,28 +117,6 @@ def read_registration(run: StageRun) -> dict[str, Any]:
     return json.loads((run.dir / "registration.json").read_text())
 
 
-def candidate_rows(card: dict[str, Any]) -> list[dict[str, Any]]:
-    """The models that were tried, the kept one first, as a table has them."""
-    names = ("mapper", "matching", "n_registered", "n_points", "reprojection_error_px", "gps_rmse_m")
-    rows = [
-        {"model": "tried" if number else "kept", **{name: tried.get(name) for name in names}}
-        for number, tried in enumerate(card["candidates"])
-    ]
-    return rows or [{"model": "imported", "n_registered": sum(r["registered"] for r in card["photographs"])}]
-
-
-def unregistered_rows(card: dict[str, Any]) -> list[dict[str, Any]]:
-    """Photographs that were not registered, with the reason; one row saying so when all were."""
-    rows = [row for row in card["photographs"] if not row["registered"]]
-    if not rows:
-        return [{"photograph": "none", "reason": f"all {len(card['photographs'])} were registered"}]
-    return [
-        {"photograph": row["name"], "reason": row["reason"], "features": row["n_features"],
-         "best partner": row["best_partner"], "its matches": row["best_inliers"]}
-        for row in rows
-    ]  # fmt: skip
-
-
 def _against_truth(run: StageRun, photos: list[dict[str, Any]]) -> float | None:
     """RMSE of camera centres against ground_truth.json of ingest, where there is one."""
     if not run.has("ingest") or not photos:
@@ -145,8 +143,9 @@ def _warn(run: StageRun, result: dict[str, Any], rows: list[dict[str, Any]]) -> 
     if result.get("badly_placed"):
         names = ", ".join(result["badly_placed"][:5])
         run.warn(f"{len(result['badly_placed'])} photographs fit badly and may be misplaced: {names}")
-    if result.get("gps_problem"):
-        run.warn(f"not georeferenced, so not metric: {result['gps_problem']}")
+    for problem in result.get("place_problems", []):
+        run.warn(problem if result["is_metric"] else f"{problem}; so nothing is metric")
+    _warn_of_world(run, result)
     strays = [
         f"{row['name']} by {sum(x * x for x in row['gps_residual_m']) ** 0.5:.1f} m"
         for row in rows
@@ -159,6 +158,24 @@ def _warn(run: StageRun, result: dict[str, Any], rows: list[dict[str, Any]]) -> 
         run.warn(f"{len(left)} masks are of no registered photograph: {', '.join(left[:5])}")
     if result.get("rescaled"):
         run.warn(f"{result['rescaled']} cameras were scaled to the size of their images")
+
+
+def _warn_of_world(run: StageRun, result: dict[str, Any]) -> None:
+    """What a person should know of the place on Earth and of the cameras."""
+    path = run.dir / "georeference.json"
+    points = json.loads(path.read_text()).get("control_points") if path.is_file() else None
+    rows = points["points"] if points else []
+    unused = [f"{row['name']} ({row['problem']})" for row in rows if row["problem"]]
+    if unused:
+        run.warn(f"{len(unused)} ground control points not used: {', '.join(unused[:5])}")
+    if points and points["n_used"] == MIN_POINTS:
+        run.warn("three ground control points only: nothing is left to notice a wrong one")
+    for row in unsettled(read_registration(run).get("cameras", [])):
+        run.warn(
+            f"the focal length of camera {row['camera']} ({row['n_images']} photographs) is known only to "
+            f"{row['focal_sd_px'][0]:.0f} of {row['focal_px'][0]:.0f} px: add photographs from other heights "
+            "and angles"
+        )
 
 
 def _judge(run: StageRun, p: SfmParams, rows: list[dict[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from spaceport_lab import colmap, files
 from spaceport_lab.errors import ReconstructionError
-from spaceport_lab.sfm import finishing
+from spaceport_lab.sfm import finishing, shapes
 from spaceport_lab.sfm.reporter import Reporter
 
 MIN_IMAGES = 3
@@ -39,7 +39,7 @@ def take_over(job: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         if model.image(image_id).name in missing:
             model.deregister_frame(model.image(image_id).frame_id)
     rescaled = _fit_cameras(model, images)
-    figures = finishing.image_figures(model)
+    figures = shapes.image_figures(model)
     rows = [_row(name, figures.get(name), images, name in missing) for name in names]
     card = {"mapper": "imported", "matching": None, "candidates": [], "photographs": rows, "pairs": []}
     reporter.span(20, 100)

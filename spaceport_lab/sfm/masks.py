@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import ndimage
 
 from spaceport_lab import files
+from spaceport_lab.images import find_masks, load_mask
 
 if TYPE_CHECKING:  # imported by nobody but the worker
     import pycolmap

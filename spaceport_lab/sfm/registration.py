@@ -18,6 +18,9 @@ MIN_OBSERVATIONS = 12
 SAME_VIEW = 0.6
 """Two photographs that share more than this of their features were taken from one place."""
 
+UNSURE = 0.01
+"""A focal length whose standard deviation is more than this share of it is not settled by the photographs."""
+
 _TRIES = {
     "same view": "move between shots, by a fifth of the picture's width or more; turning is not enough",
     "features": "leave these photographs out or replace them; sky, water, fog and blur have nothing to match",
@@ -111,6 +114,11 @@ def components(n: int, edges: Sequence[tuple[int, int]]) -> list[int]:
     return [order[r] for r in roots]
 
 
+def try_first(kind: str | None) -> str:
+    """The first thing to try for photographs left out for one kind of reason."""
+    return _TRIES.get(kind or "none", _TRIES["none"])
+
+
 def what_to_try(rows: Sequence[Mapping[str, Any]]) -> str:
     """The first thing to try, for the commonest reason among photographs that were not registered."""
     kinds = Counter(row["kind"] for row in rows if not row["registered"])
@@ -122,3 +130,15 @@ def list_reasons(rows: Sequence[Mapping[str, Any]], limit: int = 8) -> str:
     lost = [f"{row['name']}: {row['reason']}" for row in rows if not row["registered"]]
     lines = lost[:limit] + ([f"… and {len(lost) - limit} more"] if len(lost) > limit else [])
     return "\n            ".join(lines)
+
+
+def unsettled(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The cameras whose focal length is known no better than `UNSURE`, or not at all."""
+    found = []
+    for row in rows:
+        deviation = row["focal_sd_px"]
+        if deviation is not None and any(
+            sd > UNSURE * focal for sd, focal in zip(deviation, row["focal_px"], strict=True)
+        ):
+            found.append(row)
+    return found

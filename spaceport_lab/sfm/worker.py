@@ -14,7 +14,9 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from spaceport_lab.errors import SpaceportError
 from spaceport_lab.sfm.reporter import Reporter
@@ -36,15 +38,20 @@ def main(path: str) -> int:
     private = os.dup(1)
     os.dup2(2, 1)
     reporter = Reporter(private, Path(job["log"]))
-    # Only here, in the process made for it.
-    from spaceport_lab.sfm import importing, reconstruction
-
-    work = importing.take_over if job["import_path"] else reconstruction.reconstruct
     try:
-        reporter.result(work(job, reporter))
+        reporter.result(_task(job)(job, reporter))
     except SpaceportError as error:
         reporter.error(error)
     return 0
+
+
+def _task(job: dict[str, Any]) -> Callable[[dict[str, Any], Reporter], dict[str, Any]]:
+    # Only here, in the process made for it.
+    from spaceport_lab.sfm import finishing, importing, reconstruction
+
+    if job.get("task") == "write_text":
+        return finishing.write_text
+    return importing.take_over if job["import_path"] else reconstruction.reconstruct
 
 
 if __name__ == "__main__":
