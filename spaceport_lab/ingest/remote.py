@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -12,7 +11,8 @@ from typing import Any
 import fsspec
 
 from spaceport_lab import files
-from spaceport_lab.errors import PhotosError, SpaceportError, WorkspaceError
+from spaceport_lab.errors import PhotosError, SpaceportError
+from spaceport_lab.ingest.sources import check_space
 from spaceport_lab.workspace import Progress
 
 PROTOCOLS = ("s3", "gs", "az", "memory")
@@ -134,13 +134,4 @@ def _refuse_too_much(url: str, target: Path, total: int, max_gb: float) -> None:
             expected=f"at most {max_gb:g} GB",
             hint="raise ingest.max_archive_gb if that is really what it holds",
         )
-    with files.clear_os_errors(target):
-        target.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(target).free
-    if total > free:
-        raise WorkspaceError(
-            f"{url} does not fit on the disk of {target}",
-            got=f"{free / 1e9:.1f} GB free",
-            expected=f"{total / 1e9:.1f} GB",
-            hint="free some space or choose another folder with --data",
-        )
+    check_space(target, total, url)

@@ -174,7 +174,7 @@ def _unpack(archive: Path, target: Path, max_gb: float) -> Generator[Progress, N
         with zipfile.ZipFile(archive) as content:
             entries = [entry for entry in content.infolist() if not entry.is_dir()]
             _refuse_hostile(archive, entries, max_gb)
-            _check_space(target, sum(entry.file_size for entry in entries))
+            check_space(target, sum(entry.file_size for entry in entries), "the archive")
             for number, entry in enumerate(entries, 1):
                 place = target / _safe_path(archive, entry.filename)
                 try:
@@ -231,13 +231,18 @@ def _safe_path(archive: Path, name: str) -> PurePosixPath:
     return path
 
 
-def _check_space(target: Path, needed: int) -> None:
+def check_space(target: Path, needed: int, what: str) -> None:
+    """Make the folder `target`, and refuse where `needed` bytes of `what` do not fit on its disk.
+
+    Raises:
+        WorkspaceError: they do not, or the folder cannot be made.
+    """
     with files.clear_os_errors(target):
         target.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(target).free
     if needed > free:
         raise WorkspaceError(
-            f"the archive does not fit on the disk of {target}",
+            f"{what} does not fit on the disk of {target}",
             got=f"{free / 1e9:.1f} GB free",
             expected=f"{needed / 1e9:.1f} GB",
             hint="free some space or choose another folder with --data",

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from pyproj.aoi import AreaOfInterest
 from pyproj.database import query_utm_crs_info
 
-from spaceport_lab.cameras import gps_to_enu
 from spaceport_lab.errors import InputError
 
 _WORDS = re.compile(r"WGS\s*-?84\s*(?:/\s*)?(?:UTM)\s*(?:zone)?\s*(\d{1,2})\s*([NS])", re.IGNORECASE)
@@ -125,11 +124,6 @@ def to_wgs84(points: Float[np.ndarray, "N 3"], crs: str) -> Float[np.ndarray, "N
             hint="are x and y swapped, or is it another zone?",
         )
     return found
-
-
-def to_enu(points: Float[np.ndarray, "N 3"], crs: str, origin: np.ndarray) -> Float[np.ndarray, "N 3"]:
-    """Coordinates in any system → local east, north, up in metres from `origin`, given as for GPS."""
-    return gps_to_enu(to_wgs84(points, crs), origin)
 
 
 @cache

@@ -232,5 +232,5 @@ def _measure_training_views(gaussians: Gaussians, data: Inputs, backend: str) ->
 
 
 __all__ = [
-    "Comparison", "evenly", "heldout_comparisons", "plan", "read_views", "records", "run", "start",
+    "Comparison", "heldout_comparisons", "plan", "read_views", "records", "run", "start",
 ]  # fmt: skip

@@ -91,10 +91,11 @@ def backdrop(scene: Scene, cameras: Cameras, sh_degree: int) -> Gaussians | None
     weights = 1 / np.maximum(distance, cell / 2)
     colors = (scene.colors[near] / 255 * weights[..., None]).sum(axis=1) / weights.sum(axis=1)[:, None]
     means = ground.middle + np.column_stack([nodes, heights]) @ ground.axes
+    turn = Rotation.from_matrix(ground.axes.T).as_quat(scalar_first=True)
     n, coefficients = len(nodes), (sh_degree + 1) ** 2 - 1
     return Gaussians(
         means=means.astype(np.float32),
-        quats=np.tile(_quaternion(ground.axes.T), (n, 1)).astype(np.float32),
+        quats=np.tile(turn, (n, 1)).astype(np.float32),
         scales=np.tile(np.log([OVERLAP * cell, OVERLAP * cell, THICKNESS * cell]), (n, 1)).astype(np.float32),
         opacities=np.full(n, np.log(OPACITY / (1 - OPACITY)), np.float32),
         sh0=((colors - 0.5) / SH_C0).astype(np.float32)[:, None],
@@ -116,8 +117,3 @@ def _footprint(ground: Ground, cameras: Cameras, index: int, usual: float) -> Fl
     sideways = np.maximum(np.linalg.norm(rays[:, :2], axis=1), 1e-12)
     along = np.minimum(-eye[2] / rays[:, 2], 2 * usual / sideways)
     return eye[:2] + along[:, None] * rays[:, :2]
-
-
-def _quaternion(rotation: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "4"]:
-    x, y, z, w = Rotation.from_matrix(rotation).as_quat()
-    return np.array([w, x, y, z])

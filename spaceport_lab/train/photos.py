@@ -200,9 +200,6 @@ class Photos:
         (width, height), masked = key[1], key[0] in self._masks
         return width * height * (4 if masked else 3)
 
-    def _is_full(self, key: Key) -> bool:
-        return key[1] == self._sizes[key[0]] and key[2] == 0
-
     def _picture(self, key: Key) -> Picture:
         with self._lock:
             picture, begun = self._kept.get(key), self._making.pop(key, None)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from spaceport_lab.cameras import Cameras, Scene
 from spaceport_lab.errors import InputError
-from spaceport_lab.gaussians import Gaussians, from_points, read_ply
+from spaceport_lab.gaussians import N_COEFFS, Gaussians, concatenate, from_points, read_ply
 from spaceport_lab.params import TrainParams
 from spaceport_lab.train.backdrop import backdrop
 
@@ -48,13 +50,13 @@ def first_gaussians(
         points, colors = scene.points, scene.colors
         wanted = min(p.init_points or len(points), cap)
         if wanted < len(points):
-            chosen = np.sort(np.random.default_rng(p.seed).choice(len(points), wanted, replace=False))
+            chosen = _draw(len(points), wanted, p.seed)
             points, colors = points[chosen], colors[chosen]
         first = from_points(
             points, colors, sh_degree=p.sh_degree, opacity=p.init_opacity, scale_factor=p.init_scale
         )
         behind = backdrop(scene, cameras, p.sh_degree) if p.backdrop else None
-        return first if behind is None or first.n + behind.n > cap else joined(first, behind)
+        return first if behind is None or first.n + behind.n > cap else concatenate([first, behind])
     gaussians = with_degree(read_start(Path(p.init_from)), p.sh_degree)
     middle, extent = (
         np.median(scene.points, axis=0),
@@ -68,8 +70,7 @@ def first_gaussians(
     wanted = min(p.init_points or gaussians.n, cap)
     if wanted < gaussians.n:
         warn(f"{wanted:,} of the {gaussians.n:,} Gaussians of {p.init_from} were taken, drawn at random")
-        chosen = np.sort(np.random.default_rng(p.seed).choice(gaussians.n, wanted, replace=False))
-        gaussians = Gaussians(**{name: getattr(gaussians, name)[chosen] for name in FIELDS})
+        gaussians = gaussians.subset(_draw(gaussians.n, wanted, p.seed))
     return gaussians
 
 
@@ -112,19 +113,16 @@ def read_start(path: Path) -> Gaussians:
     )
 
 
-def joined(first: Gaussians, second: Gaussians) -> Gaussians:
-    """The one and then the other; both of the same SH degree."""
-    return Gaussians(
-        **{name: np.concatenate([getattr(first, name), getattr(second, name)]) for name in FIELDS}
-    )
-
-
 def with_degree(gaussians: Gaussians, degree: int) -> Gaussians:
     """The same Gaussians with SH bands up to `degree`: missing ones are zero, higher ones are cut."""
-    wanted, have = (degree + 1) ** 2 - 1, gaussians.shN.shape[1]
-    rest = np.zeros((gaussians.n, wanted, 3), np.float32)
-    rest[:, : min(wanted, have)] = gaussians.shN[:, :wanted]
-    return Gaussians(**{name: getattr(gaussians, name) for name in FIELDS if name != "shN"}, shN=rest)
+    cut = gaussians.with_sh_degree(degree)
+    missing = N_COEFFS[degree] - cut.shN.shape[1]
+    return replace(cut, shN=np.pad(cut.shN, ((0, 0), (0, missing), (0, 0))))
+
+
+def _draw(n: int, wanted: int, seed: int) -> Int[np.ndarray, " M"]:
+    """`wanted` of `n` indices, rising."""
+    return np.sort(np.random.default_rng(seed).choice(n, wanted, replace=False))
 
 
 def _splats_of(content: Any) -> Mapping[str, torch.Tensor]:
