@@ -70,6 +70,48 @@ def render_views(
         yield renders[0].clamp(0, 1).cpu().numpy()
 
 
+def fill_views(
+    gaussians: Gaussians, cameras: Cameras, longest_side: int, backend: str = "cpu"
+) -> Iterator[Float[np.ndarray, " N"]]:
+    """How much of each picture every Gaussian fills: its blending weights, summed over the pixels of a view.
+
+    A picture is a sum of colours times these weights, so they are its gradient with respect to the colours.
+
+    Args:
+        gaussians: the splat.
+        cameras: the views.
+        longest_side: pixels; larger views are made this small first.
+        backend: on CUDA gradients are added up in any order, so that sums differ in their last digits.
+
+    Yields:
+        Pixels, of each view in turn; 0 for what it does not show.
+
+    Raises:
+        BackendError: the rasterizer cannot run here.
+    """
+    device = torch.device(backend)
+    splat = _activated(gaussians, device)
+    splat["colors"] = torch.zeros(gaussians.n, 1, device=device)
+    for index, (width, height) in enumerate(cameras.sizes.tolist()):
+        smaller = min(1.0, longest_side / max(width, height))
+        size = [max(1, round(side * smaller)) for side in (width, height)]
+        Ks = cameras.Ks[index : index + 1].copy()
+        Ks[:, :2] *= (np.array(size) / (width, height))[:, None]
+        colors = splat["colors"].clone().requires_grad_()
+        with torch.enable_grad():
+            renders, _, _ = backends.rasterize(
+                **splat | {"colors": colors},
+                viewmats=_tensor(cameras.viewmats[index : index + 1], device),
+                Ks=_tensor(Ks, device),
+                width=size[0],
+                height=size[1],
+                backend=backend,
+                check_finite=index == 0,
+            )
+            renders.sum().backward()
+        yield colors.grad[:, 0].cpu().numpy()
+
+
 def evaluate(
     gaussians: Gaussians,
     cameras: Cameras,

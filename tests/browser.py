@@ -53,12 +53,12 @@ class Tab:
 
 
 @contextlib.contextmanager
-def browser(width: int = 1280, height: int = 800) -> Iterator[BrowserContext]:
-    """A Chromium of the system's, else Playwright's own, offline."""
+def browser(width: int = 1280, height: int = 800, offline: bool = True) -> Iterator[BrowserContext]:
+    """A Chromium of the system's, else Playwright's own; offline, or as it comes for servers of a test."""
     with sync_playwright() as playwright:
         chromium = _launch(playwright)
         context = chromium.new_context(viewport={"width": width, "height": height})
-        context.set_offline(True)
+        context.set_offline(offline)
         try:
             yield context
         finally:
@@ -72,9 +72,13 @@ def _launch(playwright: Playwright):
 
 def open_file(context: BrowserContext, path: Path, also: Sequence[Path] = ()) -> Tab:
     """Open a file of the disk; requests for anything that is not inside the page are refused and kept."""
+    return open_address(context, path.resolve().as_uri(), [file.resolve().as_uri() for file in also])
+
+
+def open_address(context: BrowserContext, address: str, also: Sequence[str] = ()) -> Tab:
+    """Open a page; requests for anything but it and those in `also` are refused and kept."""
     tab = Tab(context.new_page())
-    files = [file.resolve().as_uri() for file in (path, *also)]
-    inside = (*files, "data:", "blob:", "about:")
+    inside = (address, *also, "data:", "blob:", "about:")
 
     def keep(request: Request) -> None:
         if not request.url.startswith(inside):
@@ -90,7 +94,7 @@ def open_file(context: BrowserContext, path: Path, also: Sequence[Path] = ()) ->
     tab.page.on("pageerror", lambda error: tab.errors.append(str(error)))
     tab.page.on("console", lambda m: tab.errors.append(m.text) if m.type == "error" else None)
     context.route("**/*", refuse)
-    tab.page.goto(path.resolve().as_uri())
+    tab.page.goto(address)
     return tab
 
 

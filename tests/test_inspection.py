@@ -107,7 +107,7 @@ def test_without_cameras_there_are_statistics_and_a_first_view(copy: StageRun) -
     results = inspection.results(copy, P)
     assert results.views == []
     assert "stage sfm did not run" in results.reason
-    assert copy.metrics == {"psnr_heldout": None, "ssim_heldout": None}
+    assert copy.metrics == {"psnr_heldout": None, "ssim_heldout": None, "thin_share": None}
     assert results.viewpoint.up == (0.0, -1.0, 0.0)
     assert results.statistics["n_gaussians"] == results.gaussians.n
     assert load_rgb(copy.dir / "poster.jpg").std() > 5

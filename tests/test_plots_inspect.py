@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from splats import random_splat
 
 from spaceport_lab import inspection
+from spaceport_lab.inspection.confidence import Confidence
 from spaceport_lab.inspection.statistics import describe
 from spaceport_lab.inspection.views import ERROR_CEILING, ViewPicture
 from spaceport_lab.params import InspectParams
@@ -61,9 +62,21 @@ def test_the_map_counts_cameras_by_their_part(run: StageRun) -> None:
     assert "north [m]" in text
 
 
+def test_coverage_is_a_map_and_a_count(run: StageRun, results: inspection.Results) -> None:
+    given = inspection.load_inputs(run)
+    text = words(plots.coverage(given, results.confidence))
+    assert "east [m]" in text
+    assert f"of {len(given.trained)} looked at" in text
+    few = (results.confidence.shown_by < 3).mean()
+    assert f"{few:.1%} fewer than 3" in text
+    nothing = Confidence(None, results.confidence.floats, 0)
+    assert "Without training cameras" in words(plots.coverage(given, nothing))
+
+
 def test_histograms_name_what_they_count(results: inspection.Results) -> None:
     text = words(plots.histograms(results.gaussians, results.statistics))
-    for suspect in results.statistics["suspects"].values():
+    drawn = ("nearly transparent", "huge", "needle")
+    for suspect in (results.statistics["suspects"][name] for name in drawn):
         assert f"{suspect['count']:,} (" in text
     assert "longest standard deviation [m]" in text
 
@@ -93,5 +106,5 @@ def test_odd_input_still_gives_a_figure_that_says_so() -> None:
 def test_histograms_and_map_of_the_smallest_splats(n: int, degree: int) -> None:
     splat = random_splat(n, degree)
     words(plots.histograms(splat, describe(splat)))
-    given = inspection.Inputs(splat, None, None, "no cameras", 100)
+    given = inspection.Inputs(splat, None, None, None, "no cameras", 100)
     assert f"{n} Gaussians" in words(plots.from_above(given))

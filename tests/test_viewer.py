@@ -141,8 +141,8 @@ def test_without_a_viewpoint_one_is_chosen_and_a_broken_file_is_told(sog: Path, 
 def test_an_installation_without_the_viewer_says_what_to_do(
     sog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    viewer._read.cache_clear()
-    monkeypatch.setattr(viewer, "_FILES", tmp_path)
+    viewer.page._read.cache_clear()
+    monkeypatch.setattr(viewer.page, "_FILES", tmp_path)
     with pytest.raises(StageError, match=r"lacks the 3D viewer[\s\S]*pip install"):
         viewer.viewer_html(sog, viewpoint=VIEW)
 

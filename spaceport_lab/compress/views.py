@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 
-from spaceport_lab import backends, evaluation
+from spaceport_lab import evaluation
 from spaceport_lab.cameras import Cameras, read_scene
 from spaceport_lab.gaussians import Gaussians
 from spaceport_lab.workspace import StageRun
@@ -81,30 +80,9 @@ def no_verdict(reason: str) -> dict[str, Any]:
 
 
 def seen(g: Gaussians, cameras: Cameras) -> Float[np.ndarray, "N"]:
-    """How much of the pictures each Gaussian fills: its blending weight, summed over all pixels of the views.
+    """How much of the pictures each Gaussian fills, summed over evenly spaced views; see `fill_views`.
 
-    The picture is a sum of colours times these weights, so they are its gradient with respect to the colours.
-    On the CPU even where there is a GPU: gsplat adds gradients up in any order, and the same splat is to give
-    the same file.
+    On the CPU even where there is a GPU, for the same splat is to give the same file.
     """
-
-    def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(np.ascontiguousarray(values, np.float32))
-
-    means, quats = tensor(g.means), tensor(g.quats)
-    scales, opacities = tensor(g.scales).exp(), tensor(g.opacities).sigmoid()
-    colors = torch.zeros(g.n, 1, requires_grad=True)
-    every = max(1, len(cameras) // _VIEWS)
-    for index in range(0, len(cameras), every):
-        width, height = (int(side) for side in cameras.sizes[index])
-        smaller = min(1.0, _SIDE / max(width, height))
-        width, height = max(1, round(width * smaller)), max(1, round(height * smaller))
-        Ks = cameras.Ks[index : index + 1].copy()
-        Ks[:, 0] *= width / int(cameras.sizes[index][0])
-        Ks[:, 1] *= height / int(cameras.sizes[index][1])
-        renders, _, _ = backends.rasterize(
-            means, quats, scales, opacities, colors, tensor(cameras.viewmats[index : index + 1]), tensor(Ks),
-            width, height, backend="cpu",
-        )  # fmt: skip
-        renders.sum().backward()
-    return colors.grad[:, 0].double().numpy()
+    some = cameras.subset(range(0, len(cameras), max(1, len(cameras) // _VIEWS)))
+    return np.sum([weights.astype(np.float64) for weights in evaluation.fill_views(g, some, _SIDE)], axis=0)

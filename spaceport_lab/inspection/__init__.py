@@ -1,15 +1,16 @@
 """Stage 5: look at what came out.
 
 Reads 04_compress/splat.sog, and where they exist 02_sfm and the held-out names of 03_train. Renders the
-*compressed* splat from every held-out camera; writes views.json, views/, statistics.json, viewer.json (where
-a person looks from first) and poster.jpg (what is seen from there).
+*compressed* splat from every held-out camera; writes views.json, views/, confidence.npz (how many photographs
+show each Gaussian), statistics.json, advice.json, viewer.json (where a person looks from first) and
+poster.jpg (what is seen from there).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from spaceport_lab import backends, evaluation, files, sog
 from spaceport_lab.cameras import Cameras, Scene, read_scene
 from spaceport_lab.evaluation import ViewMetrics
 from spaceport_lab.gaussians import Gaussians
+from spaceport_lab.inspection import confidence as confidences
+from spaceport_lab.inspection.advice import Advice, advise
+from spaceport_lab.inspection.confidence import Confidence
 from spaceport_lab.inspection.statistics import describe
 from spaceport_lab.inspection.viewpoint import Viewpoint, first_view, up_direction
 from spaceport_lab.inspection.views import (
@@ -32,8 +36,8 @@ from spaceport_lab.inspection.views import (
     read_views,
     write_pictures,
 )
-from spaceport_lab.params import InspectParams
-from spaceport_lab.workspace import Progress, StageRun
+from spaceport_lab.params import STAGES, InspectParams
+from spaceport_lab.workspace import Progress, StageRun, folder_name, read_manifest
 
 POSTER_ASPECT = 16 / 9
 
@@ -47,6 +51,8 @@ class Results:
         views: of views.json, worst first.
         pictures: of the worst views, worst first.
         statistics: as in statistics.json.
+        confidence: how well the photographs support each Gaussian.
+        advice: what to do next, what matters most first.
         viewpoint: where a person looks from first.
         sog: the file itself.
         reason: why there are no held-out views; empty where there are.
@@ -56,6 +62,8 @@ class Results:
     views: list[dict[str, Any]]
     pictures: list[ViewPicture]
     statistics: dict[str, Any]
+    confidence: Confidence
+    advice: list[Advice]
     viewpoint: Viewpoint
     sog: Path
     reason: str
@@ -67,6 +75,10 @@ class Results:
             for name, s in self.statistics["suspects"].items()
         ]
 
+    def advice_rows(self) -> list[dict[str, Any]]:
+        """What to do next, as a table for people."""
+        return [one.row() for one in self.advice] or [Advice("nothing", "", "").row()]
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -76,6 +88,7 @@ class Inputs:
         gaussians: the splat as the .sog holds it.
         scene: cameras and points; None where structure from motion did not run in this job.
         heldout: cameras training never saw; None where there are none.
+        trained: cameras it saw; None where there are none, or where training did not run in this job.
         reason: why there are none; empty where there are.
         bytes: of the .sog.
     """
@@ -83,6 +96,7 @@ class Inputs:
     gaussians: Gaussians
     scene: Scene | None
     heldout: Cameras | None
+    trained: Cameras | None
     reason: str
     bytes: int
 
@@ -113,7 +127,7 @@ def load_inputs(run: StageRun) -> Inputs:
     """
     path = run.input("compress", "splat.sog")
     gaussians = sog.read_sog(path)
-    return Inputs(gaussians, *_heldout(run), path.stat().st_size)
+    return Inputs(gaussians, *_cameras(run), path.stat().st_size)
 
 
 def run(run: StageRun, p: InspectParams) -> Iterator[Progress]:
@@ -130,8 +144,8 @@ def run(run: StageRun, p: InspectParams) -> Iterator[Progress]:
     total = (len(given.heldout) if given.heldout else 0) + 2
     views = yield from _views(run, p, given, backend, total)
     files.write_json(run.output("views.json"), {"backend": backend, "reason": given.reason, "views": views})
-    yield Progress(total - 2, total, "counting Gaussians")
-    files.write_json(run.output("statistics.json"), describe(given.gaussians, given.georeferenced))
+    yield Progress(total - 2, total, "looking at each Gaussian through the photographs")
+    _judge(run, given, backend, views)
     yield Progress(total - 1, total, "drawing the first view")
     _first_view(run, p, given, backend)
     yield Progress(total, total, "inspected")
@@ -144,30 +158,35 @@ def results(run: StageRun, p: InspectParams) -> Results:
         SplatFormatError: the .sog is damaged.
     """
     path = run.input("compress", "splat.sog")
-    found = read_views(run.dir)
+    found, gaussians = read_views(run.dir), sog.read_sog(path)
     return Results(
-        gaussians=sog.read_sog(path),
+        gaussians=gaussians,
         views=found["views"],
         pictures=read_pictures(run.dir, p.max_views),
         statistics=json.loads((run.dir / "statistics.json").read_text()),
+        confidence=confidences.read(run.dir / "confidence.npz", gaussians.n),
+        advice=[Advice(**one) for one in json.loads((run.dir / "advice.json").read_text())],
         viewpoint=Viewpoint.from_json(json.loads((run.dir / "viewer.json").read_text())),
         sog=path,
         reason=found["reason"],
     )
 
 
-def _heldout(run: StageRun) -> tuple[Scene | None, Cameras | None, str]:
-    """The scene, its held-out cameras, and why there are none where that is so."""
+def _cameras(run: StageRun) -> tuple[Scene | None, Cameras | None, Cameras | None, str]:
+    """The scene, its held-out and its training cameras, and why none is held out where that is so."""
     if not run.has("sfm"):
-        return None, None, "no cameras: stage sfm did not run in this job"
+        return None, None, None, "no cameras: stage sfm did not run in this job"
     scene = read_scene(run.input("sfm"))
     if not run.has("train"):
-        return scene, None, "no held-out views: stage train did not run in this job"
-    names = set(json.loads(run.input("train", "heldout.json").read_text())["test"])
-    index = [i for i, name in enumerate(scene.cameras.names) if name in names]
-    if not index:
-        return scene, None, "training held out no view"
-    return scene, scene.cameras.subset(index), ""
+        return scene, None, None, "no held-out views: stage train did not run in this job"
+    split = json.loads(run.input("train", "heldout.json").read_text())
+    heldout, trained = (_named(scene.cameras, split[part]) for part in ("test", "train"))
+    return scene, heldout, trained, "" if heldout else "training held out no view"
+
+
+def _named(cameras: Cameras, names: list[str]) -> Cameras | None:
+    index = [i for i, name in enumerate(cameras.names) if name in set(names)]
+    return cameras.subset(index) if index else None
 
 
 def _views(
@@ -202,6 +221,21 @@ def _views(
         }
         for rank, (view, names) in enumerate(measured)
     ]
+
+
+def _judge(run: StageRun, given: Inputs, backend: str, views: list[dict[str, Any]]) -> None:
+    """Count and describe the Gaussians, and say what to do about what stands out."""
+    gaussians = given.gaussians
+    found = confidences.judge(gaussians, given.trained, backend)
+    confidences.write(run.output("confidence.npz"), found)
+    statistics = describe(gaussians, given.georeferenced, found)
+    files.write_json(run.output("statistics.json"), statistics)
+    thin = found.thin_share()
+    run.metrics["thin_share"] = thin
+    manifests = {stage: read_manifest(run.root / folder_name(stage)) for stage in STAGES}
+    metrics = {stage: manifest.get("metrics") or {} for stage, manifest in manifests.items() if manifest}
+    advice = advise(metrics, views, statistics["suspects"], thin)
+    files.write_json(run.output("advice.json"), [asdict(one) for one in advice])
 
 
 def _first_view(run: StageRun, p: InspectParams, given: Inputs, backend: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from spaceport_lab.gaussians import Gaussians
+from spaceport_lab.inspection.confidence import LONE, Confidence
 from spaceport_lab.inspection.viewpoint import robust_bounds
 
 TRANSPARENT = 0.05
@@ -32,8 +34,13 @@ class Suspects:
     needle: Bool[np.ndarray, " N"]
 
 
-def describe(gaussians: Gaussians, georeferenced: bool = False) -> dict[str, Any]:
-    """Statistics as kept in statistics.json; lengths in metres when georeferenced, else in scene units."""
+def describe(
+    gaussians: Gaussians, georeferenced: bool = False, confidence: Confidence | None = None
+) -> dict[str, Any]:
+    """Statistics as kept in statistics.json; lengths in metres when georeferenced, else in scene units.
+
+    With `confidence`, Gaussians that the photographs do not support are among the suspects.
+    """
     sigmas = np.sort(gaussians.sigmas, axis=1)
     low, high = robust_bounds(gaussians)
     found = suspects(gaussians)
@@ -62,9 +69,23 @@ def describe(gaussians: Gaussians, georeferenced: bool = False) -> dict[str, Any
                 ("nearly transparent", found.transparent, f"opacity below {TRANSPARENT:g}"),
                 ("huge", found.huge, f"longest standard deviation over {HUGE:.0%} of the scene's diagonal"),
                 ("needle", found.needle, f"longest over {NEEDLE:g} times the middle standard deviation"),
+                *_doubtful(confidence),
             )
         },
     }
+
+
+def _doubtful(confidence: Confidence | None) -> Iterator[tuple[str, Bool[np.ndarray, " N"], str]]:
+    """Name, which, and rule of each kind of Gaussian that the photographs do not support."""
+    if confidence is None:
+        return
+    looked = f"of the {confidence.n_views:,} training photographs looked at"
+    for name, doubtful in confidence.kinds().items():
+        if name == "floater":
+            rule = f"in a group that touches no other and holds less than {LONE:.2%} of all"
+        else:
+            rule = looked
+        yield name, doubtful, rule
 
 
 def suspects(gaussians: Gaussians) -> Suspects:

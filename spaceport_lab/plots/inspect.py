@@ -7,11 +7,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from matplotlib.figure import Figure
 
 from spaceport_lab.gaussians import Gaussians
 from spaceport_lab.inspection import Inputs
+from spaceport_lab.inspection.confidence import FEW, Confidence, mean_in_cells
 from spaceport_lab.inspection.statistics import HUGE, NEEDLE, TRANSPARENT, elongation
 from spaceport_lab.inspection.viewpoint import level_axes, robust_bounds, up_direction
 from spaceport_lab.inspection.views import ERROR_CEILING, ViewPicture
@@ -38,6 +39,9 @@ OPACITY_BINS = (np.arange(0, 257, 5) - 0.5) / 255
 
 MAX_DOTS = 40_000
 
+MAP_CELLS = 80
+"""Along the longer side of the coverage map."""
+
 NO_VIEWS = "There are no held-out views in this job, so there is nothing to compare."
 
 
@@ -45,13 +49,8 @@ def from_above(given: Inputs) -> Figure:
     """The Gaussians' centres in their colours, seen from the sky, with the cameras around them."""
     gaussians = given.gaussians
     up = up_direction(given.scene.cameras if given.scene else None, given.georeferenced)
-    low, high = robust_bounds(gaussians, 0.02)
-    inside = ((gaussians.means >= low) & (gaussians.means <= high)).all(axis=1)
-    across = level_axes(up)
-    if not given.georeferenced and inside.sum() > 2:
-        # There is no north, so the longer side lies across the page.
-        _, turn = np.linalg.eigh(np.cov(across @ gaussians.means[inside].T))
-        across = turn[:, ::-1].T @ across
+    inside = _inside(gaussians)
+    across = _map_axes(gaussians.means[inside], up, given.georeferenced)
     shown = np.random.default_rng(0).permutation(np.flatnonzero(inside & (gaussians.alphas > TRANSPARENT)))
     shown = shown[:MAX_DOTS]
     shown = shown[np.argsort(gaussians.means[shown] @ up)]  # what is higher hides what is below
@@ -68,6 +67,55 @@ def from_above(given: Inputs) -> Figure:
         ax.set_aspect("equal")
         labelled(ax, f"{gaussians.n:,} Gaussians from above", f"{names[0]} [{unit}]", f"{names[1]} [{unit}]")
     return fig
+
+
+def coverage(given: Inputs, confidence: Confidence) -> Figure:
+    """From above, how many photographs show each place, and where the splat is doubtful."""
+    if confidence.shown_by is None:
+        return empty_figure("Without training cameras nobody knows how many photographs show each place.")
+    gaussians, shown_by = given.gaussians, confidence.shown_by.astype(float)
+    up = up_direction(given.scene.cameras, given.georeferenced)
+    inside = _inside(gaussians)
+    across = _map_axes(gaussians.means[inside], up, given.georeferenced)
+    x, y = across @ gaussians.means[inside].T.astype(float)
+    mean, extent = mean_in_cells(shown_by[inside], x, y, gaussians.alphas[inside], MAP_CELLS)
+    unit = "m" if given.georeferenced else "units"
+    names = ("east", "north") if given.georeferenced else ("along", "across")
+    with style():
+        fig, axes = figure(11, 4.4, columns=2)
+        image = axes[0, 0].imshow(mean, extent=extent, origin="lower", cmap="cividis", vmin=0)
+        bar = fig.colorbar(image, ax=axes[0, 0], shrink=0.85)
+        bar.set_label("photographs that show it")
+        few = np.where(np.isnan(mean), np.nan, (mean < FEW).astype(float))
+        if np.nanmax(few) > np.nanmin(few):
+            axes[0, 0].contour(few, levels=[0.5], extent=extent, colors=[RED], linewidths=0.8)
+        labelled(axes[0, 0], "Coverage", f"{names[0]} [{unit}]", f"{names[1]} [{unit}]")
+        axes[0, 0].grid(False)
+        most = int(np.quantile(shown_by, 0.995)) + 1
+        axes[0, 1].hist(np.minimum(shown_by, most), bins=np.arange(most + 2) - 0.5, color=BLUE)
+        axes[0, 1].axvspan(-0.5, FEW - 0.5, color=RED, alpha=0.07, linewidth=0)
+        axes[0, 1].annotate(f"{_percent(float((shown_by < FEW).mean()))} fewer than {FEW}", (0.02, 0.97),
+                            xycoords="axes fraction", color=RED, va="top")  # fmt: skip
+        engineering(axes[0, 1])
+        looked = f"photographs, of {confidence.n_views:,} looked at"
+        labelled(axes[0, 1], "Photographs that show a Gaussian", looked, "Gaussians")
+    return fig
+
+
+def _inside(gaussians: Gaussians) -> Bool[np.ndarray, " N"]:
+    low, high = robust_bounds(gaussians, 0.02)
+    return ((gaussians.means >= low) & (gaussians.means <= high)).all(axis=1)
+
+
+def _map_axes(
+    means: Float[np.ndarray, "N 3"], up: Float[np.ndarray, "3"], georeferenced: bool
+) -> Float[np.ndarray, "2 3"]:
+    """A map's right and top: east and north, or where there is no north the longer side across the page."""
+    across = level_axes(up)
+    if not georeferenced and len(means) > 2:
+        _, turn = np.linalg.eigh(np.cov(across @ means.T))
+        across = turn[:, ::-1].T @ across
+    return across
 
 
 def _cameras(ax, given: Inputs, across: Float[np.ndarray, "2 3"]) -> None:

@@ -92,6 +92,7 @@ def render_report(root: Path, card: dict[str, Any]) -> str:
         "stages": stages,
         "by_name": {"compress": None, "inspect": None, **{row["stage"]: row for row in stages}},
         "verdicts": facts.verdicts(card),
+        "advice": _advice(root) if "inspect" in done else [],
         "warnings": facts.warnings(card),
         "pictures": draw_all(root, done),
         "compression": facts.compression(root) if "compress" in done else None,
@@ -154,6 +155,12 @@ def _statistics(root: Path) -> list[dict[str, str]]:
         {"name": name, "count": f"{s['count']:,}", "share": f"{s['share']:.2%}", "rule": s["rule"]}
         for name, s in statistics["suspects"].items()
     ]
+
+
+def _advice(root: Path) -> list[dict[str, str]]:
+    """What to do next; nothing in runs of versions that did not say it."""
+    path = root / folder_name("inspect") / "advice.json"
+    return json.loads(path.read_text()) if path.exists() else []
 
 
 def _error_scale() -> str:

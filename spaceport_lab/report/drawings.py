@@ -16,8 +16,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from spaceport_lab import ingest, runcard, sfm, train
+from spaceport_lab import ingest, inspection, runcard, sfm, train
 from spaceport_lab.cameras import read_scene
+from spaceport_lab.inspection import confidence
 from spaceport_lab.plots import compress as compress_plots
 from spaceport_lab.plots import ingest as ingest_plots
 from spaceport_lab.plots import inspect as inspect_plots
@@ -106,6 +107,15 @@ def _histograms(run: StageRun) -> Figure:
     return inspect_plots.histograms(read_sog(run.input("compress", "splat.sog")), statistics)
 
 
+def _coverage(run: StageRun) -> Figure | None:
+    path = run.dir / "confidence.npz"
+    if not path.exists():  # a run of an older version
+        return None
+    given = inspection.load_inputs(run)
+    found = confidence.read(path, given.gaussians.n)
+    return None if found.shown_by is None else inspect_plots.coverage(given, found)
+
+
 DRAWINGS: tuple[Drawing, ...] = (
     Drawing(
         "ingest",
@@ -169,6 +179,12 @@ DRAWINGS: tuple[Drawing, ...] = (
         "What the splat is made of",
         "Histograms of opacity, size and elongation, and strength of the SH bands; suspects are marked",
         _histograms,
+    ),
+    Drawing(
+        "inspect",
+        "Coverage",
+        "Map of how many training photographs show each place, and how many Gaussians are shown by how many",
+        _coverage,
     ),
 )
 

@@ -40,6 +40,7 @@ LABELS = {
     "best_step": "best step",
     "bytes": ".sog [bytes]",
     "ply_bytes": "PLY [bytes]",
+    "thin_share": "shown by fewer than 3 photographs [share]",
 }
 """Names of metrics for people, with units; others are shown as they are."""
 

@@ -33,6 +33,28 @@ const foldControls = () => {
     }
 };
 
+// Two viewers side by side are moved by one hand. Only the one that a person steers speaks; were both to,
+// each would answer the other for ever.
+const link = (app) => {
+    let steering = false;
+    let told = '';
+    for (const kind of ['pointerdown', 'wheel', 'keydown'])
+        addEventListener(kind, () => (steering = true), { capture: true, passive: true });
+    addEventListener('message', (event) => {
+        if (event.source !== parent || !event.data?.camera) return;
+        steering = false;
+        setCameraState(event.data.camera);
+        app.renderNextFrame = true;
+    });
+    app.on('update', () => {
+        if (!steering) return;
+        const camera = getCameraState();
+        const text = JSON.stringify(camera);
+        if (text !== told) parent.postMessage({ camera }, '*');
+        told = text;
+    });
+};
+
 const show = async () => {
     const config = JSON.parse(document.getElementById('config').textContent);
     if (config.lendWheel) lendWheel();
@@ -49,11 +71,14 @@ const show = async () => {
     const viewer = await createViewer({
         container: document.body,
         settings: config.settings,
-        contentUrl: 'splat.sog',
-        contentFilename: 'splat.sog',
+        contentUrl: config.filename,
+        contentFilename: config.filename,
         contents: new Promise((resolve) => (deliver = resolve)),
         renderer: 'webgl',
         noanim: true,
+        // What reads and sets the camera comes with the debugging panel, which viewer.html.j2 hides.
+        debug: config.linked,
+        exposeGlobals: config.linked,
         lang: 'en'
     });
     window.viewer = viewer;
@@ -63,6 +88,7 @@ const show = async () => {
     viewer.events.on('loaded:changed', () => {
         viewer.state.cameraMode = 'orbit';
         viewer.app.renderNextFrame = true;
+        if (config.linked) link(viewer.app);
         requestAnimationFrame(() => requestAnimationFrame(() => status('ready')));
     });
     deliver(new Response(unbase64('splat')));

@@ -12,8 +12,6 @@ import hashlib
 import html
 import json
 import tempfile
-import urllib.parse
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,12 +24,10 @@ from scipy.spatial.transform import Rotation
 
 from spaceport_lab import files
 from spaceport_lab.errors import StageError
-from spaceport_lab.inspection import Results
 from spaceport_lab.inspection.viewpoint import Viewpoint, first_view, up_direction
 from spaceport_lab.sog import read_sog
-from spaceport_lab.workspace import StageRun
 
-_PACKAGE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parent.parent
 _FILES = _PACKAGE / "_viewer"
 TEMPLATES = _PACKAGE / "templates"
 """Pages, style and script as shipped."""
@@ -56,15 +52,17 @@ def viewer_html(
     viewpoint: Viewpoint | None = None,
     poster: bytes | None = None,
     lend_wheel: bool = False,
+    linked: bool = False,
 ) -> str:
     """A self-contained page that shows a splat, to be turned with the mouse.
 
     Args:
-        sog: a .sog, or its content.
+        sog: a .sog, or its content; a PLY too, as a path and with a viewpoint.
         title: of the page.
         viewpoint: where it is seen from first; chosen from the splat's bounds, -Y up, when None.
         poster: a JPEG shown while the splat loads.
         lend_wheel: leave the mouse wheel to the page around until the viewer has been clicked.
+        linked: tell the page around where the camera goes, and follow what it says; see `pair_html`.
 
     Raises:
         SplatFormatError: no viewpoint is given and the .sog is damaged.
@@ -77,6 +75,9 @@ def viewer_html(
         "settings": _settings(viewpoint, rotation),
         "rotation": quaternion_xyzw(rotation),
         "lendWheel": lend_wheel,
+        "linked": linked,
+        # The viewer tells formats apart by the name.
+        "filename": "splat.sog" if isinstance(sog, bytes) else f"splat{Path(sog).suffix.lower()}",
     }
     about = _about()
     template = environment().get_template("viewer.html.j2")
@@ -121,7 +122,7 @@ def viewer_iframe(
     """
     page = viewer_html(sog, title=title, viewpoint=viewpoint, lend_wheel=True)
     size = f"height:{int(height)}px" if height else "aspect-ratio:16/9"
-    return _framed(f'srcdoc="{html.escape(page)}"', title, poster, size)
+    return framed(f'srcdoc="{html.escape(page)}"', title, poster, size)
 
 
 def write_viewer(path: Path, sog: Path, **options: Any) -> Path:
@@ -132,45 +133,6 @@ def write_viewer(path: Path, sog: Path, **options: Any) -> Path:
     """
     files.write_text(Path(path), viewer_html(sog, **options))
     return Path(path)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A page shown inside a notebook, over a poster that stays where frames are not allowed.
-
-    Attributes:
-        source: address of the page, relative to the notebook.
-        title: what is seen.
-        poster: a JPEG of 16:9.
-    """
-
-    source: str
-    title: str
-    poster: bytes
-
-    def __repr__(self) -> str:
-        return f"{self.title}: {self.source}"
-
-    def _repr_html_(self) -> str:
-        return _framed(f'src="{html.escape(self.source)}"', self.title, self.poster, "aspect-ratio:16/9")
-
-
-def notebook_viewer(run: StageRun, results: Results, interactive: bool) -> Frame:
-    """Write the viewer as a page of its own and show it in the notebook, which so stays small.
-
-    JupyterLab serves pages beside and below a notebook. An executed notebook lies in the run folder and
-    shows 05_inspect/viewer.html; one that is worked in shows a page in _views/ beside it.
-
-    Raises:
-        WorkspaceError: the folder cannot be written.
-        StageError: the package was installed without the viewer.
-    """
-    poster = (run.dir / "poster.jpg").read_bytes()
-    title = f"The splat of {run.job}"
-    page = Path.cwd() / "_views" / f"{run.job}.html" if interactive else run.dir / "viewer.html"
-    write_viewer(page, results.sog, title=title, viewpoint=results.viewpoint, poster=poster, lend_wheel=True)
-    source = f"_views/{page.name}" if interactive else f"../{run.dir.name}/{page.name}"
-    return Frame(urllib.parse.quote(source), title, poster)
 
 
 def default_viewpoint(sog: bytes | Path) -> Viewpoint:
@@ -204,12 +166,13 @@ def quaternion_xyzw(rotation: Float[np.ndarray, "3 3"]) -> list[float]:
     return [float(x) for x in Rotation.from_matrix(rotation).as_quat()]
 
 
-def policy() -> str:
+def policy(*more: str) -> str:
     """Content security policy of a page with a viewer, and of any page that embeds one: nothing from outside.
 
-    Scripts are the viewer's own, known by its hash, and what it unpacks from the page.
+    Scripts are the viewer's own, known by its hash, what it unpacks from the page, and the texts in `more`,
+    which a page around it needs: a frame inherits the policy of its page.
     """
-    scripts = " ".join(f"'sha256-{_sha256(text)}'" for text in (_script(), VIEWER_HANDLER))
+    scripts = " ".join(f"'sha256-{_sha256(text)}'" for text in (_script(), VIEWER_HANDLER, *more))
     return (
         f"default-src 'none'; script-src {scripts} 'unsafe-hashes' blob:; worker-src blob:; "
         "style-src 'unsafe-inline'; img-src data: blob:; connect-src data: blob:"
@@ -238,8 +201,8 @@ def environment() -> jinja2.Environment:
     )
 
 
-def _framed(content: str, title: str, poster: bytes | None, size: str) -> str:
-    """A frame with `content` as its src or srcdoc attribute, over the poster."""
+def framed(content: str, title: str, poster: bytes | None, size: str) -> str:
+    """A frame with `content` as its src or srcdoc attribute, over the poster; `size` is CSS."""
     name = html.escape(title)
     fill = "position:absolute;inset:0;width:100%;height:100%;border:0"
     picture = ""
