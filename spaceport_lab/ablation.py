@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import tempfile
 import traceback
@@ -132,7 +131,7 @@ def ablate(
     with _alone(root / "ablation"):
         opened = [(arm, _open(root, arm)) for arm in arms]
         if not all(_finished(run, arm.params) for arm, run in opened):
-            _warm_up(root, arms[0].params)
+            warm_up(root, arms[0].params)
         for arm, run in opened:
             outcomes.append(_outcome(run, arm, progress))
             _write(root / "ablation", outcomes)
@@ -184,38 +183,20 @@ def _read(run: StageRun, arm: Arm) -> Outcome:
 def _open(root: Path, arm: Arm) -> StageRun:
     """The arm's own train stage, in a run folder that shares the sfm stage with `root`."""
     folder = root / "ablation" / arm.name
-    _share_sfm(root, folder)
+    workspace.share_stage(root, folder, "sfm")
     return StageRun(folder, "train")
-
-
-def _share_sfm(root: Path, folder: Path) -> None:
-    shared = folder / "02_sfm"
-    # Relative within the run, which may be moved.
-    target = os.path.relpath(root / "02_sfm", folder) if root in folder.parents else root / "02_sfm"
-    with files.clear_os_errors(shared):
-        folder.mkdir(parents=True, exist_ok=True)
-        if shared.is_symlink():
-            shared.unlink()
-        if shared.exists():
-            raise WorkspaceError(
-                "an arm has an sfm stage of its own, and arms share that of the run",
-                got=shared,
-                expected="a link to 02_sfm of the run, or nothing",
-                hint=f"move {folder} away",
-            )
-        shared.symlink_to(target, target_is_directory=True)
 
 
 def _finished(run: StageRun, p: TrainParams) -> bool:
     return workspace.is_done(run, workspace.stage_key("train", p, workspace.gather_inputs(run, p)))
 
 
-def _warm_up(root: Path, p: TrainParams) -> None:
+def warm_up(root: Path, p: TrainParams) -> None:
     """A few steps, thrown away: the first arm alone would pay for compiling kernels and for cold files."""
     short = {"max_steps": WARM_UP_STEPS, "eval_every": WARM_UP_STEPS, "refine_every": 2, "refine_start": 0.0}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "warm-up"
-        _share_sfm(root, folder)
+        workspace.share_stage(root, folder, "sfm")
         run = StageRun(folder, "train")
         run.dir.mkdir()
         try:

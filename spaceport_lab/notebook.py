@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from spaceport_lab import files, runcard, workspace
 from spaceport_lab.errors import WorkspaceError
 from spaceport_lab.params import SCHEMAS, StageParams, validate_stage
+from spaceport_lab.params.describe import changes_in_words
 from spaceport_lab.workspace import Progress, StageRun
 
 UPDATE_SECONDS = 2.0
@@ -96,7 +97,7 @@ def start(stage: str, cell: Mapping[str, Any]) -> tuple[StageParams, StageRun]:
     shell = get_ipython()
     if shell is not None:
         select_figure_formats(shell, {"png"}, bbox_inches=None)
-    run = StageRun(Path(params.run_dir) if params.run_dir else _bench_run(), stage)
+    run = StageRun(Path(params.run_dir) if params.run_dir else bench_run(), stage)
     with files.clear_os_errors(run.dir):
         run.dir.mkdir(parents=True, exist_ok=True)
     _lock(run)
@@ -131,7 +132,7 @@ def live(
             print(_line(state), flush=True)
             last_logged, last_message = state.step, state.message
         if time.monotonic() >= next_update or finished:
-            _write_progress(params, state)
+            write_progress(params, state)
             if view is not None:
                 view.update(seen)
             next_update = time.monotonic() + (UPDATE_SECONDS if view else 0.5)
@@ -161,7 +162,10 @@ def record(run: StageRun, params: StageParams) -> Table:
         raise error
     workspace.write_manifest(run, params)
     runcard.update_stage(run.root, run.stage, status="succeeded", error=None, **figures)
-    rows = [{"metric": name, "value": value} for name, value in run.metrics.items()]
+    shown = dict(run.metrics)
+    if "changes" in shown:
+        shown["changes"] = changes_in_words(shown["changes"])
+    rows = [{"metric": name, "value": value} for name, value in shown.items()]
     rows.append({"metric": "seconds", "value": seconds})
     rows.append({"metric": "peak memory", "value": f"{figures['peak_rss_mb']:,.0f} MB"})
     rows += [{"metric": "warning", "value": warning} for warning in run.warnings]
@@ -256,7 +260,8 @@ class _Foldable:
         )
 
 
-def _write_progress(params: StageParams, state: Progress) -> None:
+def write_progress(params: StageParams, state: Progress) -> None:
+    """Tell the pipeline's live line, through progress.json, how far a stage is."""
     if params.run_dir:
         files.write_json(
             Path(params.run_dir) / "progress.json",
@@ -270,7 +275,7 @@ def _write_progress(params: StageParams, state: Progress) -> None:
         )
 
 
-def _bench_run() -> Path:
+def bench_run() -> Path:
     """Where a notebook works that was opened by hand: data/sample/runs/bench beside the notebooks or here."""
     for folder in (Path.cwd(), *Path.cwd().parents):
         if (folder / "data").is_dir():

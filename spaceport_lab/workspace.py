@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ class StageRun:
         self.warnings: list[str] = []
         self.outputs: dict[str, Path] = {}
         self.failed_gates: list[QualityGateError] = []
+        self.steered: dict[str, Any] | None = None  # what a person did that the parameters do not say
         self.started = time.time()
 
     @property
@@ -188,11 +190,13 @@ def write_manifest(run: StageRun, params: StageParams) -> None:
             f"stage {run.stage} declared outputs it did not make", got=", ".join(sorted(missing))
         )
     inputs = gather_inputs(run, params)
+    # What was steered by hand is never taken for what its parameters alone would have made.
+    decisive = {**inputs, "steered": files.hash_json(run.steered)} if run.steered else inputs
     files.write_json(
         run.dir / "stage.json",
         {
             "stage": run.stage,
-            "key": stage_key(run.stage, params, inputs),
+            "key": stage_key(run.stage, params, decisive),
             "inputs": inputs,
             "outputs": {name: files.hash_path(path) for name, path in run.outputs.items()},
             "metrics": run.metrics,
@@ -208,3 +212,38 @@ def is_done(run: StageRun, key: str) -> bool:
     if manifest is None or manifest.get("key") != key:
         return False
     return all((run.dir / name).exists() for name in manifest["outputs"])
+
+
+def share_stage(root: Path, folder: Path, stage: str) -> Path:
+    """Let the run in `folder` have the stage that the run in `root` has finished, by a link.
+
+    For several trainings of one reconstruction: nothing is copied, and their keys are those of `root`.
+
+    Args:
+        root: the run that has the stage.
+        folder: another run; made when missing.
+        stage: which one.
+
+    Returns:
+        The stage's folder in `folder`.
+
+    Raises:
+        WorkspaceError: `folder` has that stage itself, or cannot be written.
+    """
+    root, folder = Path(root).resolve(), Path(folder).resolve()
+    shared, source = folder / folder_name(stage), root / folder_name(stage)
+    # Relative within the run or its scene, which may be moved.
+    near = any(above in folder.parents for above in (root, root.parent))
+    with files.clear_os_errors(shared):
+        folder.mkdir(parents=True, exist_ok=True)
+        if shared.is_symlink():
+            shared.unlink()
+        if shared.exists():
+            raise WorkspaceError(
+                f"this run has {folder_name(stage)} of its own, and is to share that of another",
+                got=shared,
+                expected=f"a link to {source}, or nothing",
+                hint=f"move {folder} away",
+            )
+        shared.symlink_to(os.path.relpath(source, folder) if near else source, target_is_directory=True)
+    return shared

@@ -114,7 +114,7 @@ def test_only_what_changed_is_trained_again(
     moved = tmp_path / "moved"
     shutil.copytree(done[0], moved, symlinks=True)
     told: set[str] = set()
-    monkeypatch.setattr(ablation, "_warm_up", lambda *a: told.add("warm-up"))
+    monkeypatch.setattr(ablation, "warm_up", lambda *a: told.add("warm-up"))
     again = ablate(moved, arms("none", "few:train.init_points=150"), lambda a, s: told.add(a.name))
     assert told == set()
     assert again == [done[1][0], done[1][2]]

@@ -18,8 +18,9 @@ FLOORS: list[set[str]] = [
     {"evaluation", "edit"},
     {"sample", "ingest", "sfm", "train", "compress", "inspection"},
     {"plots", "viewer", "compress_job"},
-    {"notebook", "report", "ablation"},
-    {"pipeline", "doctor", "splat_cli"},
+    {"notebook", "report", "ablation", "session", "tracking"},
+    {"pipeline", "doctor", "splat_cli", "widgets", "comparing"},
+    {"sweep"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
@@ -28,6 +29,7 @@ STAGES = {"ingest", "sfm", "train", "compress", "inspection"}
 SAME_FLOOR = {
     ("files", "errors"), ("kernels", "errors"), ("runcard", "files"), ("workspace", "runcard"),
     ("cameras", "images"), ("cameras", "colmap"), ("report", "notebook"), ("notebook", "report"),
+    ("session", "notebook"),
 }  # fmt: skip
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

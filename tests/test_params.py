@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from spaceport_lab.errors import ParamsError
 from spaceport_lab.params import SCHEMAS, STAGES, load_preset, preset_names, resolve, validate_stage
-from spaceport_lab.params.cells import cell_source, drifted, notebook_path, parameters_cell, sync
-from spaceport_lab.params.describe import bounds
+from spaceport_lab.params.cells import TOOLS, cell_source, drifted, notebook_path, parameters_cell, sync
+from spaceport_lab.params.describe import bounds, changes_in_words
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -55,7 +55,7 @@ def test_notebooks_agree_with_the_schemas() -> None:
 
 
 def test_sync_mends_a_drifted_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for stage in STAGES:
+    for stage in (*STAGES, *TOOLS):
         (tmp_path / notebook_path(stage).name).write_bytes(notebook_path(stage).read_bytes())
     monkeypatch.setattr("spaceport_lab.params.cells.notebooks_dir", lambda: tmp_path)
     path = notebook_path("train")
@@ -181,3 +181,14 @@ def test_bounds_in_words() -> None:
     assert bounds(SCHEMAS["train"], "sh_degree") == "≥ 0, ≤ 3"
     assert bounds(SCHEMAS["train"], "backend") == "auto | cpu | cuda"
     assert bounds(SCHEMAS["train"], "interactive") == ""
+
+
+def test_changes_in_words() -> None:
+    changes = [
+        {"step": 20, "values": {"grow_grad2d": 0.002, "patience": 0}},
+        {"step": 1999, "values": {"seed": 1}},
+    ]
+    assert changes_in_words(changes) == [
+        "from step 21: grow_grad2d 0.002, patience 0",
+        "from step 2,000: seed 1",
+    ]

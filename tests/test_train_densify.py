@@ -187,6 +187,28 @@ def test_adc_resets_opacities() -> None:
     assert optimizers["opacities"].state[splats["opacities"]]["exp_avg"].abs().max() == 0
 
 
+@pytest.mark.parametrize(("backdrop", "left"), [(True, 40), (False, 39)])
+def test_after_a_reset_the_ground_that_was_laid_is_not_pruned_for_its_size(backdrop: bool, left: int) -> None:
+    splats, optimizers = make()
+    splats["opacities"].data.fill_(1.0)
+    splats["scales"].data.fill_(math.log(0.001))
+    splats["scales"].data[7] = math.log(5.0)
+    schedule = Refinement(start=0, stop=1000, every=11, reset_every=10)
+    adc = densify.Adc(TrainParams(backdrop=backdrop), planned(schedule), scene_scale=1.0, cap=1000)
+    adc.after_backward(splats, optimizers, 11, seen(torch.zeros(40)), 0.0)
+    assert len(splats["means"]) == left
+
+
+def test_adc_without_resets_never_resets() -> None:
+    splats, optimizers = make()
+    before = splats["opacities"].detach().clone()
+    never = dataclasses.replace(ALWAYS, start=10**9, reset_every=0)
+    adc = densify.Adc(TrainParams(), planned(never), scene_scale=1.0, cap=1000)
+    for done in range(1, 30):
+        adc.after_backward(splats, optimizers, done, seen(torch.zeros(40)), 0.0)
+    assert torch.equal(splats["opacities"], before)
+
+
 def test_adc_never_prunes_everything() -> None:
     splats, optimizers = make()
     splats["opacities"].data.fill_(-20.0)

@@ -97,7 +97,7 @@ def test_schedules_draw_the_resolution_that_is_planned() -> None:
     figure = plots.schedules(schedule)
     side = next(ax for ax in figure.axes if ax.get_ylabel() == "image side").lines[0]
     for step, share in zip(side.get_xdata(), side.get_ydata(), strict=True):
-        assert share == 1 / schedule.resolution.at(step)
+        assert share == 1 / schedule.resolution.stage(step)
     assert min(side.get_ydata()) == 0.25
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -28,6 +30,9 @@ def test_sh_degree_grows_to_the_highest() -> None:
 def test_resolution_takes_the_latest_stage() -> None:
     resolution = Resolution(((0, 4), (10, 2), (30, 1)))
     assert [resolution.at(step) for step in (0, 9, 10, 29, 30, 99)] == [4, 4, 2, 2, 1, 1]
+    finer = Resolution(((0, 4), (10, 1.4), (30, 1)), finer_every=3)
+    assert [finer.at(step) for step in (0, 1, 2, 3, 10, 12, 30, 31)] == [2, 4, 4, 2, 1.4, 1, 1, 1]
+    assert [finer.stage(step) for step in (0, 1, 12, 30)] == [4, 4, 1.4, 1]
 
 
 def test_refinement_within_its_bounds() -> None:
@@ -38,6 +43,21 @@ def test_refinement_within_its_bounds() -> None:
     assert Refinement(start=5, stop=1200, every=100, reset_every=600).last_reset == 600
     assert Refinement(start=5, stop=600, every=100, reset_every=600).last_reset == 0
     assert Refinement(start=0, stop=0, every=100, reset_every=600).last_reset == 0
+    never = Refinement(start=500, stop=1500, every=100, reset_every=0)
+    assert not any(never.resets(n) for n in range(3000))
+    assert never.last_reset == 0
+
+
+def test_positions_move_alike_in_pixels_of_the_image_they_are_seen_in() -> None:
+    plan = schedules.plan(TrainParams(coarse_to_fine="step", means_lr_final=1.0), 10.0, 800, 5000, SPECTRUM)
+    fine = plan.rates(plan.steps - 1)
+    for step in (0, plan.steps // 5, plan.steps - 1):
+        rates = plan.rates(step)
+        assert rates["means"] == pytest.approx(fine["means"] * plan.resolution.at(step))
+        assert {name: rates[name] for name in rates if name != "means"} == {
+            name: fine[name] for name in fine if name != "means"
+        }
+    assert plan.rates(0)["means"] == pytest.approx(4 * 10 * TrainParams().means_lr)
 
 
 @pytest.mark.parametrize("steps", [300, 2000, 30_000])
@@ -68,7 +88,7 @@ def test_any_plan_is_monotone_and_ends_at_full_detail(
     )  # fmt: skip
     plan = schedules.plan(p, 1.0, side, 5000, SPECTRUM)
     looked_at = sorted({0, steps // 7, steps // 3, steps // 2, steps - 1})
-    factors = [plan.resolution.at(step) for step in looked_at]
+    factors = [plan.resolution.stage(step) for step in looked_at]
     degrees = [plan.sh_degree.at(step) for step in looked_at]
     rates = [plan.learning_rates["means"].at(step) for step in looked_at]
     assert factors == sorted(factors, reverse=True)
@@ -123,6 +143,11 @@ def test_growth_begins_slowly_while_coarse_and_ends_at_its_aim() -> None:
     always_coarse = Growth(1000, 10_000, refinement, Resolution(((0, 4.0),)))
     assert coarse.target(steps[-1]) == always_coarse.target(steps[-1])
     assert coarse.target(steps[-1]) == fine.target(steps[-1]) == 10_000 == fine.target(5000)
+    # Nothing is left to be grown at once at the end: what grows must be chosen.
+    often = Growth(0, 10_000, Refinement(100, 1100, 25, 10**6), Resolution(((0, 4.0),)))
+    counts = [often.target(n) for n in range(1100) if often.refinement.refines(n)]
+    assert counts[-1] == 10_000
+    assert all(0 < after - before < 1000 for before, after in pairwise(counts))
     assert fine.target(0) == fine.target(100) == 1000
 
 

@@ -115,3 +115,32 @@ def test_gates_and_warnings_are_kept(root: Path) -> None:
     run.gate(False, QualityGateError("too few"))
     assert run.warnings == ["few points"]
     assert [str(e) for e in run.failed_gates] == ["too few."]
+
+
+def test_what_was_steered_by_hand_is_never_taken_for_what_its_parameters_say(root: Path) -> None:
+    (root.parent.parent / "images").mkdir()
+    run = finish(root, "ingest")
+    params = SCHEMAS["ingest"]()
+    key = workspace.stage_key("ingest", params, workspace.gather_inputs(run, params))
+    assert workspace.is_done(run, key)
+    run.steered = {"changes": [], "stopped": 3}
+    workspace.write_manifest(run, params)
+    assert not workspace.is_done(run, key)
+    again = workspace.read_manifest(run.dir)["key"]
+    run.steered = {"changes": [], "stopped": 4}
+    workspace.write_manifest(run, params)
+    assert workspace.read_manifest(run.dir)["key"] != again
+
+
+def test_runs_share_a_stage_by_a_link(root: Path, tmp_path: Path) -> None:
+    (root.parent.parent / "images").mkdir()
+    finish(root, "ingest")
+    beside, elsewhere = root.parent / "beside", tmp_path / "elsewhere"
+    for folder in (beside, elsewhere, beside):  # again does no harm
+        assert workspace.share_stage(root, folder, "ingest") == folder / "01_ingest"
+        assert StageRun(folder, "sfm").input("ingest").resolve() == (root / "01_ingest").resolve()
+    assert not (beside / "01_ingest").readlink().is_absolute(), "the scene may be moved"
+    assert (elsewhere / "01_ingest").readlink().is_absolute()
+    (tmp_path / "own" / "01_ingest").mkdir(parents=True)
+    with pytest.raises(WorkspaceError, match="of its own"):
+        workspace.share_stage(root, tmp_path / "own", "ingest")

@@ -11,7 +11,8 @@ class StageParams(BaseModel):
     A field's description is `[unit] help` on one line without an equals sign: it becomes the comment in
     the notebook's parameters cell, and papermill's inspector stumbles over a second one. Only `bool`,
     `int`, `float`, `str` and `Literal` of strings are allowed as types.
-    Fields marked `key: False` do not change what a stage makes and stay out of its key.
+    Fields marked `key: False` do not change what a stage makes and stay out of its key; those marked
+    `live: True` may change while the stage runs.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)

@@ -16,6 +16,9 @@ from spaceport_lab.errors import ParamsError
 from spaceport_lab.params.schemas import SCHEMAS, STAGES
 from spaceport_lab.resources import notebooks_dir
 
+TOOLS = {"90_tune": "train"}
+"""Notebooks beside the stages' own that have the parameters cell of a stage."""
+
 
 def cell_source(stage: str) -> str:
     """The source of a stage's parameters cell."""
@@ -25,9 +28,10 @@ def cell_source(stage: str) -> str:
     return "\n".join(lines)
 
 
-def notebook_path(stage: str) -> Path:
-    """The notebook of a stage, as shipped."""
-    return notebooks_dir() / f"{STAGES.index(stage) + 1:02d}_{stage}.ipynb"
+def notebook_path(name: str) -> Path:
+    """The notebook of a stage, or one of `TOOLS`, as shipped."""
+    stem = name if name in TOOLS else f"{STAGES.index(name) + 1:02d}_{name}"
+    return notebooks_dir() / f"{stem}.ipynb"
 
 
 def parameters_cell(notebook: nbformat.NotebookNode, path: Path) -> nbformat.NotebookNode:
@@ -43,23 +47,27 @@ def parameters_cell(notebook: nbformat.NotebookNode, path: Path) -> nbformat.Not
 
 
 def drifted() -> list[str]:
-    """Stages whose notebook's parameters cell differs from the schema."""
+    """Stages and tools whose notebook's parameters cell differs from the schema."""
     return [
-        stage
-        for stage in STAGES
-        if parameters_cell(_read(path := notebook_path(stage)), path).source != cell_source(stage)
+        name
+        for name in (*STAGES, *TOOLS)
+        if parameters_cell(_read(path := notebook_path(name)), path).source != _source(name)
     ]
 
 
 def sync() -> list[str]:
-    """Write the generated parameters cells into the notebooks; returns the stages that changed."""
+    """Write the generated parameters cells into the notebooks; returns the stages and tools that changed."""
     changed = drifted()
-    for stage in changed:
-        path = notebook_path(stage)
+    for name in changed:
+        path = notebook_path(name)
         notebook = _read(path)
-        parameters_cell(notebook, path).source = cell_source(stage)
+        parameters_cell(notebook, path).source = _source(name)
         files.write_text(path, nbformat.writes(notebook) + "\n")
     return changed
+
+
+def _source(name: str) -> str:
+    return cell_source(TOOLS.get(name, name))
 
 
 def _read(path: Path) -> nbformat.NotebookNode:

@@ -40,7 +40,8 @@ def comparison(arms: Sequence[Mapping[str, Any]]) -> Figure:
     return fig
 
 
-def _look(number: int) -> dict[str, Any]:
+def look(number: int) -> dict[str, Any]:
+    """Colour and dashes of the line with this number, from 0."""
     return {
         "color": CYCLE[number % len(CYCLE)],
         "linestyle": DASHES[number // len(CYCLE) % len(DASHES)],
@@ -52,17 +53,17 @@ def _draw_curves(ax: Axes, arms: Sequence[Mapping[str, Any]]) -> None:
     for number, arm in enumerate(arms):
         if arm["curve"]:
             seconds, _, psnr = np.array(arm["curve"], dtype=float).T
-            ax.plot(seconds, psnr, marker="o", markersize=2.5, **_look(number))
-            ends.append((psnr[-1], seconds[-1], f"{arm['arm']} {psnr[-1]:.2f} dB", _look(number)["color"]))
+            ax.plot(seconds, psnr, marker="o", markersize=2.5, **look(number))
+            ends.append((psnr[-1], seconds[-1], f"{arm['arm']} {psnr[-1]:.2f} dB", look(number)["color"]))
     labelled(ax, "Held-out PSNR against training time", "seconds of training", "dB")
     ax.set_xlim(left=0)
     if not ends:
         ax.text(0.5, 0.5, "no view is held out", transform=ax.transAxes, ha="center", color=FAINT)
         return
-    _label(ax, ends)
+    label_ends(ax, ends)
 
 
-def _label(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+def label_ends(ax: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
     """Name lines at their ends, in a column to the right where names cannot cover lines or each other."""
     ends = sorted(ends)
     low, high = ax.get_ylim()
@@ -89,7 +90,7 @@ def _draw_bars(
 ) -> None:
     values = [arm[name] or 0 for arm in arms]
     rows = np.arange(len(arms))
-    ax.barh(rows, values, height=0.62, color=[_look(number)["color"] for number in rows])
+    ax.barh(rows, values, height=0.62, color=[look(number)["color"] for number in rows])
     for row, arm in zip(rows, arms, strict=True):
         text = written(arm[name]) if arm[name] else "failed"
         ax.text((arm[name] or 0) + 0.03 * max(values), row, text, va="center", fontsize=8.5, color=INK)

@@ -45,7 +45,7 @@ MOST_DB = 12.0
 
 WHY = {
     "max_steps": "", "patience": "no better for too long", "target_psnr": "target reached",
-    "nan": "met a value that is no number",
+    "nan": "met a value that is no number", "person": "stopped by hand",
 }  # fmt: skip
 """What is written where training ended, by the reason that the run card has."""
 

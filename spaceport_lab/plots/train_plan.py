@@ -98,9 +98,11 @@ def _draw_rates(ax: Axes, plan: Plan, steps: np.ndarray) -> None:
     colors = (BLUE, ORANGE, GREEN, RED, SKY, PINK)
     for (name, label), color in zip(RATE_NAMES.items(), colors, strict=True):
         decay = plan.learning_rates[name]
-        ax.plot(steps, [decay.at(s) / decay.start for s in steps], color=color, label=label)
+        wider = [plan.resolution.stage(s) if name == "means" else 1.0 for s in steps]
+        shares = [decay.at(s) / decay.start * factor for s, factor in zip(steps, wider, strict=True)]
+        ax.plot(steps, shares, color=color, label=label)
     ax.set_yscale("log")
-    ax.set_ylim(min(0.5, plan.learning_rates["means"].final / 2), 2)
+    ax.set_ylim(min(0.5, plan.learning_rates["means"].final / 2), 2 * plan.resolution.stage(0))
     _label_rates(ax, plan)
     labelled(ax, "Learning rates", "step", "share of the first")
 
@@ -119,7 +121,7 @@ def _label_rates(ax: Axes, plan: Plan) -> None:
 
 
 def _draw_detail(ax: Axes, plan: Plan, steps: np.ndarray) -> None:
-    ax.step(steps, [1 / plan.resolution.at(s) for s in steps], where="post", color=BLUE)
+    ax.step(steps, [1 / plan.resolution.stage(s) for s in steps], where="post", color=BLUE)
     ax.set_ylim(0, 1.1)
     ax.yaxis.set_major_formatter(PercentFormatter(1))
     bands = ax.twinx()

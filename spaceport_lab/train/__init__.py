@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,11 +20,12 @@ from spaceport_lab.train import (
     loop,
     memory,
     progress,
-    schedules,
     shown,
+    steering,
 )
 from spaceport_lab.train.appearance import Appearance
 from spaceport_lab.train.checkpoint import Counters, State
+from spaceport_lab.train.control import Change, Control, decisive, in_force
 from spaceport_lab.train.inputs import Inputs, Views, evenly, read_views
 from spaceport_lab.train.poses import CameraRefinement
 from spaceport_lab.train.results import Comparison, heldout_comparisons, records
@@ -41,11 +43,18 @@ MAX_TRAIN_VIEWS_MEASURED = 48
 """Training views rendered at the end for psnr_train, evenly spaced; the figure is for comparison only."""
 
 
-def run(run: StageRun, p: TrainParams) -> Iterator[Progress]:
+def run(run: StageRun, p: TrainParams, control: Control | None = None) -> Iterator[Progress]:
     """Optimise Gaussians from the sfm stage's model; resumes from its own checkpoint after an interruption.
 
     Reads `02_sfm/images`, `02_sfm/sparse` and `02_sfm/masks`; writes `splat.ply`, `heldout.json`,
     `metrics.jsonl`, `checkpoint.pt`, and where asked for `timelapse.gif`, `exposure.json`, `cameras.json`.
+
+    Args:
+        run: the train stage.
+        p: its parameters.
+        control: through which a person may steer it. What was changed is in `run.metrics["changes"]`, and
+            `run.steered` keeps the result from being taken for what `p` says. Without one nobody can: then a
+            checkpoint of a training that was steered is put aside, and training starts anew.
 
     Raises:
         WorkspaceError: the sfm stage has not finished, or the run folder cannot be written.
@@ -58,19 +67,26 @@ def run(run: StageRun, p: TrainParams) -> Iterator[Progress]:
     yield Progress(0, p.max_steps, "reading photographs")
     data = inputs.read(run, p)
     try:
-        yield from _train(run, p, data, backend, device)
+        yield from _train(run, p, data, backend, device, control)
     finally:
         data.close()
+        if control is not None:
+            control.end()
 
 
 def _train(
-    run: StageRun, p: TrainParams, data: Inputs, backend: str, device: torch.device
+    run: StageRun, p: TrainParams, data: Inputs, backend: str, device: torch.device, control: Control | None
 ) -> Iterator[Progress]:
     _say_what_comes_in(run, p, data)
     path = run.dir / "checkpoint.pt"
     state, course = start(run, p, data, device)
-    if saved := checkpoint.load(path, data.key, device, run.warn):
+    saved = checkpoint.load(path, data.key, device, run.warn)
+    if saved and control is None and checkpoint.steered(saved):
+        _put_aside(path, run)
+        saved = None
+    if saved:
         checkpoint.restore(state, saved)
+        course, p = steering.go_on(state, course, p, data)
         yield Progress(state.counters.step, p.max_steps, f"going on from step {state.counters.step:,}")
     else:
         checkpoint.save(path, data.key, state)
@@ -78,10 +94,13 @@ def _train(
     boards = run.dir / "tensorboard" if p.tensorboard else None
     records_file = Stream(run.output("metrics.jsonl"), resume_from, boards)
     frames = Timelapse(run.dir / "timelapse", resume_from) if p.timelapse else None
+    if control is not None:
+        control.begin(p, steering.changes(state))
     try:
-        yield from loop.optimise(state, course, p, data, backend, records_file, path, frames)
+        yield from loop.optimise(state, course, p, data, backend, records_file, path, frames, control)
     finally:
         records_file.close()
+    p = in_force(p, steering.changes(state))
     yield Progress(state.counters.step, p.max_steps, "measuring what was trained")
     _finish(run, p, data, state, backend)
     if frames and frames.write(run.dir / "timelapse.gif"):
@@ -96,11 +115,18 @@ def plan(run: StageRun, p: TrainParams, views: Views) -> Plan:
         InputError: `p.init_from` cannot be read.
     """
     first = first_gaussians(views.scene, views.train, p, p.cap_max, run.warn)
-    return _plan(p, views, first.n, inputs.read_spectrum(run, views))
+    return steering.plan_from(p, views, first.n, inputs.read_spectrum(run, views))
 
 
-def _plan(p: TrainParams, views: Views, n_first: int, spectrum: Mapping[float, float]) -> Plan:
-    return schedules.plan(p, views.scale, int(views.train.sizes.min()), n_first, spectrum)
+def _put_aside(path: Path, run: StageRun) -> None:
+    """Rename the checkpoint of a training that a person steered: it cannot become what parameters say."""
+    aside = path.with_stem(f"{path.stem}_steered")
+    with files.clear_os_errors(path):
+        path.replace(aside)
+    run.warn(
+        f"{path.name} belongs to a training that a person changed or stopped; training starts anew, and "
+        f"it is kept as {aside.name}"
+    )
 
 
 def start(run: StageRun, p: TrainParams, data: Inputs, device: torch.device) -> tuple[State, Plan]:
@@ -115,7 +141,7 @@ def start(run: StageRun, p: TrainParams, data: Inputs, device: torch.device) -> 
         counters.warnings.append(
             f"memory holds about {cap:,} Gaussians: train.cap_max of {p.cap_max:,} was lowered to that"
         )
-    course = _plan(p, data.views, first.n, data.spectrum)
+    course = steering.plan_from(p, data.views, first.n, data.spectrum)
     strategy = densify.make(p, course, data.views.scale, cap)
     n_views = len(data.views.train)
     appearance = Appearance(n_views, p.max_steps, p.exposure_lr, device) if p.exposure else None
@@ -123,7 +149,10 @@ def start(run: StageRun, p: TrainParams, data: Inputs, device: torch.device) -> 
     if p.refine_cameras:
         cameras = CameraRefinement(n_views, p.max_steps, p.cameras_lr, device, data.views.scale)
     optimizers = checkpoint.make_optimizers(splats)
-    return State(splats, optimizers, strategy, counters, appearance=appearance, cameras=cameras), course
+    state = State(
+        splats, optimizers, strategy, counters, appearance=appearance, cameras=cameras, n_first=first.n
+    )
+    return state, course
 
 
 def _say_what_comes_in(run: StageRun, p: TrainParams, data: Inputs) -> None:
@@ -180,6 +209,7 @@ def _finish(run: StageRun, p: TrainParams, data: Inputs, state: State, backend: 
         cc_psnr_heldout=evaluation.mean_cc_psnr(heldout), psnr_train=psnr_train, stopped_by=c.stopped_by,
         psnr_validation=c.psnr_validation, best_step=c.best_step, verdicts=verdicts,
     )  # fmt: skip
+    _say_what_was_steered(run, state)
     if state.appearance:
         files.write_json(run.output("exposure.json"), state.appearance.rows(data.views.train.names))
     if state.cameras:
@@ -187,6 +217,16 @@ def _finish(run: StageRun, p: TrainParams, data: Inputs, state: State, backend: 
         files.write_json(run.output("cameras.json"), moved)
     for warning in c.warnings:
         run.warn(warning)
+
+
+def _say_what_was_steered(run: StageRun, state: State) -> None:
+    """Changes go on the card, and what parameters alone would not have made is marked."""
+    c, changes = state.counters, steering.changes(state)
+    if changes:
+        run.metrics["changes"] = c.changes
+    stopped = c.step if c.stopped_by == "person" else None
+    if (told := decisive(changes)) or stopped is not None:
+        run.steered = {"changes": told, "stopped": stopped}
 
 
 def _keep_the_right_state(run: StageRun, p: TrainParams, data: Inputs, state: State) -> bool:
@@ -232,5 +272,5 @@ def _measure_training_views(gaussians: Gaussians, data: Inputs, backend: str) ->
 
 
 __all__ = [
-    "Comparison", "heldout_comparisons", "plan", "read_views", "records", "run", "start",
+    "Change", "Comparison", "Control", "heldout_comparisons", "plan", "read_views", "records", "run", "start",
 ]  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -40,7 +39,10 @@ class Counters:
         idle_checks: densifications in a row in which no Gaussian exceeded the threshold.
         grown: Gaussians added by densification so far.
         checks: densifications so far.
-        stopped_by: why training ended; empty while it goes on.
+        sh_degree: the highest SH degree rendered so far.
+        changes: what a person changed on the way, each with `step` and `values`.
+        stopped_by: why training ended: "max_steps", "target_psnr", "patience", "nan" or "person"; empty while
+            it goes on.
         warnings: what a person should know, kept for the run card.
         fault: what was not finite, and where; empty if nothing was.
     """
@@ -61,6 +63,8 @@ class Counters:
     idle_checks: int = 0
     grown: int = 0
     checks: int = 0
+    sh_degree: int = 0
+    changes: list[dict[str, Any]] = field(default_factory=list)
     stopped_by: str = ""
     warnings: list[str] = field(default_factory=list)
     fault: str = ""
@@ -79,6 +83,7 @@ class State:
         appearance: exposure of each training view; None where it is not learnt.
         cameras: refinement of each training camera; None where they stand still.
         sh_degrees: [N] of each Gaussian once bands were dropped; None before.
+        n_first: Gaussians at the start, from which growth is planned.
     """
 
     splats: dict[str, torch.nn.Parameter]
@@ -89,6 +94,7 @@ class State:
     appearance: Appearance | None = None
     cameras: CameraRefinement | None = None
     sh_degrees: Tensor | None = None
+    n_first: int = 0
 
     @property
     def n(self) -> int:
@@ -144,7 +150,7 @@ def load(path: Path, key: str, device: torch.device, warn: Callable[[str], None]
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         usable = content["format"] == FORMAT
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError, OSError) as error:
+    except Exception as error:  # an unpickler meets damage with any of them
         warn(f"{path.name} cannot be read ({type(error).__name__}); training starts anew")
         return None
     if not usable or content["key"] != key:
@@ -155,6 +161,12 @@ def load(path: Path, key: str, device: torch.device, warn: Callable[[str], None]
     for group in ("splats", "strategy", "best", "sh_degrees"):
         content[group] = _to_device(content[group], device)
     return content
+
+
+def steered(content: dict[str, Any]) -> bool:
+    """Whether a person changed or stopped the training of this checkpoint."""
+    counters = content["counters"]
+    return bool(counters.get("changes")) or counters["stopped_by"] == "person"
 
 
 def restore(state: State, content: dict[str, Any]) -> None:

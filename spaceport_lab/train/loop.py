@@ -13,8 +13,9 @@ from torch import Tensor
 from spaceport_lab import backends
 from spaceport_lab.errors import BackendError
 from spaceport_lab.params import TrainParams
-from spaceport_lab.train import checkpoint, compacting, memory, progress, shown, views
+from spaceport_lab.train import checkpoint, compacting, memory, progress, shown, steering, views
 from spaceport_lab.train.checkpoint import State
+from spaceport_lab.train.control import Control
 from spaceport_lab.train.inputs import Inputs
 from spaceport_lab.train.photos import View
 from spaceport_lab.train.schedules import Plan
@@ -35,9 +36,9 @@ AHEAD = 3
 
 def optimise(
     state: State, plan: Plan, p: TrainParams, inputs: Inputs, backend: str, stream: Stream, path: Path,
-    timelapse: Timelapse | None = None,
+    timelapse: Timelapse | None = None, control: Control | None = None,
 ) -> Iterator[Progress]:  # fmt: skip
-    """Train `state` in place until it is done, reaches its target, loses patience or meets NaN.
+    """Train `state` in place until it is done, reaches its target, loses patience, meets NaN or is stopped.
 
     Args:
         state: from the start or from a checkpoint.
@@ -48,26 +49,34 @@ def optimise(
         stream: takes the metrics.
         path: where checkpoints go.
         timelapse: takes a picture now and then; None for none.
+        control: asked between two steps; what it changes replaces `plan` and `p`.
     """
     c = state.counters
+    training = steering.Steered(state, inputs, stream, path)
     device = torch.device(backend)
     while c.step < p.max_steps and not c.stopped_by:
+        if control is not None and control.wanted:
+            plan, p = yield from steering.attend(control, training, plan, p)
+            if c.stopped_by or c.step >= p.max_steps:
+                break
+
         # What this step is: rates, view, resolution, blur, SH degree.
         step, began = c.step, time.monotonic()
-        rates = {name: decay.at(step) for name, decay in plan.learning_rates.items()}
+        rates = plan.rates(step)
         for name, optimizer in state.optimizers.items():
             optimizer.param_groups[0]["lr"] = rates[name]
         (index, factor, blur), *upcoming = _versions(plan, p, step, len(inputs.train.cameras))
         view = inputs.train.at(index, factor, blur, device)
         inputs.train.prefetch(upcoming)
-        degree = plan.sh_degree.at(step)
+        # Bands that have been trained stay, whatever becomes of the schedule.
+        degree = c.sh_degree = max(c.sh_degree, plan.sh_degree.at(step))
         eps2d = plan.low_pass.at(step, state.n, view.width * view.height, factor)
 
         # Forward, loss, backward.
         viewmat = state.cameras.apply(view.viewmat, index) if state.cameras else view.viewmat
         seen = shown.take(state, view, viewmat, degree, eps2d)
         try:
-            renders, info = _render(seen, view, viewmat, degree, eps2d, p, backend)
+            renders, info = render(seen, view, viewmat, degree, eps2d, p, backend)
         except BackendError:
             if not (fault := not_finite(state.splats)):
                 raise
@@ -75,7 +84,7 @@ def optimise(
             break
         if state.appearance:
             renders = state.appearance.apply(renders, index)
-        loss = _compare(renders, view, p) + state.strategy.loss(seen.splats, state.n)
+        loss = compare(renders, view, p) + state.strategy.loss(seen.splats, state.n)
         state.strategy.before_backward(info)
         loss.backward()
         loss_value = float(loss.detach())
@@ -111,7 +120,8 @@ def optimise(
         if not c.stopped_by:
             began = time.monotonic()
             strategy, fields = state.strategy, (state.splats, state.optimizers)
-            refined = strategy.after_backward(*fields, done, info, rates["means"])
+            noise_rate = plan.learning_rates["means"].at(step)
+            refined = strategy.after_backward(*fields, done, info, noise_rate)
             if done == plan.prune_at or done == plan.drop_bands_at:
                 refined = compacting.compact(state, plan, p, inputs, backend, done) or refined
             c.seconds += time.monotonic() - began
@@ -129,7 +139,27 @@ def optimise(
             checkpoint.save(path, inputs.key, state)
         if looks:
             yield Progress(done, p.max_steps, "training", progress.values(loss_value, state))
+    if c.stopped_by == "person" or (c.changes and not c.stopped_by and c.eval_steps[-1:] != [c.step]):
+        _measure_the_last(training, plan, p, backend, timelapse)
     c.stopped_by = c.stopped_by or "max_steps"
+
+
+def _measure_the_last(
+    training: steering.Steered, plan: Plan, p: TrainParams, backend: str, timelapse: Timelapse | None
+) -> None:
+    """What the plan's last step gets, for one that a person made the last."""
+    state, inputs = training.state, training.inputs
+    c, why = state.counters, state.counters.stopped_by
+    shown.settle(state)
+    if fault := not_finite(state.splats):
+        c.fault, c.stopped_by = f"{fault} by step {c.step}", "nan"
+        return
+    if c.step and c.eval_steps[-1:] != [c.step]:
+        progress.evaluate(state, plan, p, inputs, backend, training.stream)
+        c.stopped_by = why
+        if timelapse is not None:
+            timelapse.add(c.step, progress.picture(state, inputs, backend))
+    checkpoint.save(training.path, inputs.key, state)
 
 
 def _versions(plan: Plan, p: TrainParams, step: int, n_views: int) -> list[tuple[int, float, float]]:
@@ -138,7 +168,7 @@ def _versions(plan: Plan, p: TrainParams, step: int, n_views: int) -> list[tuple
     return [(views.drawn(s, n_views, p.seed), plan.resolution.at(s), plan.blur.at(s)) for s in steps]
 
 
-def _render(
+def render(
     seen: Shown, view: View, viewmat: Tensor, degree: int, eps2d: float, p: TrainParams, backend: str
 ) -> tuple[Tensor, dict]:
     """Render one view with the SH bands up to `degree`."""
@@ -166,7 +196,7 @@ def _render(
     return renders, info
 
 
-def _compare(renders: Tensor, view: View, p: TrainParams) -> Tensor:
+def compare(renders: Tensor, view: View, p: TrainParams) -> Tensor:
     """L1 and SSIM against the photograph, both black where its mask hides them."""
     photo = view.photo[None]
     if view.mask is not None:

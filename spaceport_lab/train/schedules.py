@@ -15,8 +15,8 @@ from spaceport_lab.params import TrainParams
 STEP_STAGES = ((0.0, 4.0), (0.1, 2.0), (0.35, 1.0))
 """Share of the steps from which an image side is divided by the factor."""
 
-COARSE_SHARE = 0.8
-"""Of the steps over which "frequency" spreads the factors; what is left of them is for full size alone."""
+FINER_EVERY = 3
+"""Of the steps on small images of "frequency", each so manieth is taken on one of twice the side."""
 
 MIN_COARSE_SIDE = 96
 """A coarse image keeps at least this many pixels on its shorter side; below there is no SSIM window left."""
@@ -55,13 +55,23 @@ class ShDegree:
 
 @dataclass(frozen=True)
 class Resolution:
-    """By what the image sides are divided: `stages` of (first step, factor), factors falling."""
+    """By what the image sides are divided: `stages` of (first step, factor), factors falling.
+
+    With `finer_every` each so manieth step sees twice as much: small images alone teach what is wrong for
+    large ones, and that has to be unlearnt.
+    """
 
     stages: tuple[tuple[int, float], ...]
+    finer_every: int = 0
+
+    def stage(self, step: int) -> float:
+        """The factor of the stage that step `step` lies in."""
+        return [factor for first, factor in self.stages if first <= step][-1]
 
     def at(self, step: int) -> float:
-        """The factor at step `step`."""
-        return [factor for first, factor in self.stages if first <= step][-1]
+        """The factor at step `step` itself."""
+        factor = self.stage(step)
+        return max(1.0, factor / 2) if self.finer_every and step % self.finer_every == 0 else factor
 
 
 @dataclass(frozen=True)
@@ -108,7 +118,10 @@ class LowPass:
 
 @dataclass(frozen=True)
 class Refinement:
-    """When Gaussians are grown and pruned: after `start` finished steps, until `stop`, each `every` steps."""
+    """When Gaussians are grown and pruned: after `start` finished steps, until `stop`, each `every` steps.
+
+    Opacities are reset each `reset_every` steps until `stop`; 0 for never.
+    """
 
     start: int
     stop: int
@@ -121,12 +134,14 @@ class Refinement:
 
     def resets(self, done: int) -> bool:
         """Whether opacities are reset once `done` steps are finished."""
-        return 0 < done < self.stop and done % self.reset_every == 0
+        return self.reset_every > 0 and 0 < done < self.stop and done % self.reset_every == 0
 
     @property
     def last_reset(self) -> int:
         """Finished steps at the last reset; 0 where there is none."""
-        return (self.stop - 1) // self.reset_every * self.reset_every if self.stop > 0 else 0
+        if self.reset_every == 0 or self.stop == 0:
+            return 0
+        return (self.stop - 1) // self.reset_every * self.reset_every
 
 
 @dataclass(frozen=True)
@@ -134,8 +149,10 @@ class Growth:
     """How many Gaussians there should be: from `first` to `last` while they are grown, fewer while coarse.
 
     An image of half the side can tell a quarter of the Gaussians apart: with r the factor of the resolution
-    and t the share of growth that is over, the count is first + (last - first) t / r^(2 - t): the rule of
-    DashGaussian (Chen et al. 2025, section 3.3) with a t of its own. The end is `last` at any resolution.
+    and t the share of growth that is over, the count is first + (last - first) t / r^(2 - 2 t): the rule of
+    DashGaussian (Chen et al. 2025, section 3.3) with an exponent that falls to 0, so that the count comes to
+    `last` in even steps though growth may end before images have their full size. Were it to jump there, all
+    Gaussians would be grown at once, and which of them need it would decide nothing.
 
     Attributes:
         automatic: whether densification follows it; a threshold that was given goes its own way.
@@ -152,8 +169,8 @@ class Growth:
         r = self.refinement
         checks = max(1, (r.stop - 1) // r.every - r.start // r.every)
         over = min(1.0, max(0, done // r.every - r.start // r.every) / checks)
-        factor = self.resolution.at(done) if over < 1 else 1.0
-        return round(self.first + (self.last - self.first) * over / factor ** (2 - over))
+        factor = self.resolution.stage(done)
+        return round(self.first + (self.last - self.first) * over / factor ** (2 - 2 * over))
 
 
 @dataclass(frozen=True)
@@ -161,6 +178,7 @@ class Plan:
     """All schedules of one training.
 
     Attributes:
+        learning_rates: by field, for images of full size; see `rates`.
         prune_at: finished steps after which the least significant Gaussians go; None for never.
         prune_share: how many of them, 0 to 1.
         drop_bands_at: the same for SH bands.
@@ -177,6 +195,16 @@ class Plan:
     prune_at: int | None
     prune_share: float
     drop_bands_at: int | None
+
+    def rates(self, step: int) -> dict[str, float]:
+        """Learning rates at `step`, by field.
+
+        What an image of half the side shows of a position is known half as well, and so it moves twice as far
+        in a step: in pixels of the image it is seen in, positions always move alike.
+        """
+        found = {name: decay.at(step) for name, decay in self.learning_rates.items()}
+        found["means"] *= self.resolution.at(step)
+        return found
 
     def changes_gaussians(self, done: int) -> bool:
         """Whether Gaussians come, go or are altered at once after `done` finished steps."""
@@ -206,7 +234,7 @@ def plan(
         stop=round(p.refine_stop * p.max_steps),
         every=p.refine_every,
         # MCMC moves what is faint, it never resets.
-        reset_every=p.reset_every if p.strategy == "default" else p.max_steps + 1,
+        reset_every=p.reset_every if p.strategy == "default" else 0,
     )
     aim = p.grow_to or round(p.grow_ratio * grown_to(n_first))
     automatic = p.strategy == "mcmc" or p.grow_grad2d == 0
@@ -242,5 +270,5 @@ def _resolution(p: TrainParams, coarsest: float, spectrum: Mapping[float, float]
     for factor in sorted(spectrum, reverse=True):
         if factor <= coarsest:
             stages.append((first, factor))
-            first = round(COARSE_SHARE * p.max_steps * spectrum[factor])
-    return Resolution((*stages, (first, 1.0)))
+            first = round(p.max_steps * spectrum[factor])
+    return Resolution((*stages, (first, 1.0)), FINER_EVERY)

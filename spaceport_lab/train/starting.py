@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +86,7 @@ def read_start(path: Path) -> Gaussians:
         return read_ply(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except Exception as error:  # an unpickler meets damage with any of them
         raise InputError(
             "train.init_from is neither a PLY nor a checkpoint that can be read safely",
             got=f"{path}: {type(error).__name__}",

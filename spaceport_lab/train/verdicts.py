@@ -142,7 +142,7 @@ def _capped(f: Facts) -> str:
 
 
 def _improving(f: Facts) -> str:
-    if f.stopped_by != "max_steps" or len(f.eval_psnrs) < 2:
+    if f.stopped_by not in ("max_steps", "person") or len(f.eval_psnrs) < 2:
         return ""
     gain = f.eval_psnrs[-1] - f.eval_psnrs[-2]
     steps = f.eval_steps[-1] - f.eval_steps[-2]

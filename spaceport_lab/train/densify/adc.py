@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,11 +11,15 @@ from gsplat.strategy import DefaultStrategy, ops
 from torch import Tensor
 
 from spaceport_lab.params import TrainParams
-from spaceport_lab.train.densify.record import Refined, quantiles
+from spaceport_lab.train.densify.record import Refined, histogram, quantiles
 from spaceport_lab.train.schedules import Plan
 
 NO_GRADIENT = 1e-7
 """In normalised device units: what stays below has arrived, whatever the budget; a pixel of 1,000 is 2e-3."""
+
+
+NEVER = 1 << 62
+"""Steps that no training takes."""
 
 
 class Adc(DefaultStrategy):
@@ -26,20 +31,19 @@ class Adc(DefaultStrategy):
     """
 
     def __init__(self, p: TrainParams, plan: Plan, scene_scale: float, cap: int) -> None:
-        super().__init__(
-            prune_opa=p.prune_opa,
-            grow_grad2d=p.grow_grad2d,
-            grow_scale3d=p.percent_dense,
-            refine_start_iter=plan.refinement.start,
-            refine_stop_iter=plan.refinement.stop,
-            refine_every=plan.refinement.every,
-            reset_every=plan.refinement.reset_every,
-            absgrad=p.absgrad,
-            revised_opacity=p.revised_opacity,
-        )
-        self.schedule, self.growth, self.cap = plan.refinement, plan.growth, cap
+        # Whatever is large would be pruned after the first reset, and with it the ground that was laid.
+        largest = {"prune_scale3d": math.inf} if p.backdrop else {}
+        super().__init__(absgrad=p.absgrad, revised_opacity=p.revised_opacity, **largest)
+        self.adopt(p, plan, cap)
         self.state: dict[str, Any] = self.initialize_state(scene_scale)
         self._last: Refined | None = None
+
+    def adopt(self, p: TrainParams, plan: Plan, cap: int) -> None:
+        """Take over the numbers that may change while training runs; what was collected stays."""
+        self.prune_opa, self.grow_grad2d, self.grow_scale3d = p.prune_opa, p.grow_grad2d, p.percent_dense
+        self.schedule, self.growth, self.cap = plan.refinement, plan.growth, cap
+        self.refine_start_iter, self.refine_stop_iter = self.schedule.start, self.schedule.stop
+        self.refine_every, self.reset_every = self.schedule.every, self.schedule.reset_every or NEVER
 
     def before_backward(self, info: Mapping[str, Any]) -> None:
         """Ask autograd to keep the gradient of the projected centres."""
@@ -89,12 +93,14 @@ class Adc(DefaultStrategy):
         given = self.grow_grad2d
         target = None if given else min(self.cap, self.growth.target(step))
         self.grow_grad2d = self._threshold(gradients, target)
+        seen = gradients[state["count"] > 0]
         self._last = Refined(
             len(gradients),
             above=int((gradients > (given or self.grow_grad2d)).sum()),
             threshold=self.grow_grad2d,
             target=target,
-            gradients=quantiles(gradients[state["count"] > 0]),
+            gradients=quantiles(seen),
+            histogram=histogram(seen),
         )
         if self.revised_opacity:
             self._share_opacity(params, state, gradients)

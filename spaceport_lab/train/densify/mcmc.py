@@ -31,17 +31,18 @@ class Mcmc(MCMCStrategy):
     """
 
     def __init__(self, p: TrainParams, plan: Plan, scene_scale: float, cap: int) -> None:
-        super().__init__(
-            cap_max=cap,
-            noise_lr=p.mcmc_noise,
-            refine_start_iter=plan.refinement.start,
-            refine_stop_iter=plan.refinement.stop,
-            refine_every=plan.refinement.every,
-            min_opacity=max(p.prune_opa, 1e-6),
-        )
-        self.schedule, self.growth, self.scene_scale = plan.refinement, plan.growth, scene_scale
-        self.opacity_reg, self.scale_reg = p.mcmc_opacity_reg, p.mcmc_scale_reg
+        super().__init__()
+        self.scene_scale = scene_scale
+        self.adopt(p, plan, cap)
         self.state: dict[str, Any] = {}
+
+    def adopt(self, p: TrainParams, plan: Plan, cap: int) -> None:
+        """Take over the numbers that may change while training runs."""
+        self.cap_max, self.noise_lr, self.min_opacity = cap, p.mcmc_noise, max(p.prune_opa, 1e-6)
+        self.opacity_reg, self.scale_reg = p.mcmc_opacity_reg, p.mcmc_scale_reg
+        self.schedule, self.growth = plan.refinement, plan.growth
+        self.refine_start_iter, self.refine_stop_iter = self.schedule.start, self.schedule.stop
+        self.refine_every = self.schedule.every
 
     def before_backward(self, info: Mapping[str, Any]) -> None:
         """Nothing: MCMC looks at opacities, not at gradients."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "max": 1.0}
 """Of the mean view-space gradient over the Gaussians that were seen, recorded at each densification."""
+
+LEAST_SHARE = 0.001
+"""A histogram begins at this quantile: the few gradients below say nothing and would stretch it."""
+
+PER_DECADE, MOST_BINS = 12, 48
+"""Bins of a histogram; its edges are 10^(k / 12) everywhere, so that those of two checks can be compared."""
 
 
 @dataclass
@@ -25,6 +33,7 @@ class Refined:
             allowed fewer.
         target: how many Gaussians automatic growth aimed at; None with a threshold that was given.
         gradients: quantiles of the gradients by name.
+        histogram: of the gradients: `edges` [B + 1], rising, and `counts` [B].
         reset: whether opacities were reset.
     """
 
@@ -39,6 +48,7 @@ class Refined:
     threshold: float | None = None
     target: int | None = None
     gradients: dict[str, float] | None = None
+    histogram: dict[str, list] | None = None
     reset: bool = False
 
     def record(self) -> dict[str, Any]:
@@ -53,3 +63,22 @@ def quantiles(gradients: Float[Tensor, " N"]) -> dict[str, float]:
     ordered = gradients.sort().values
     last = len(ordered) - 1
     return {name: float(ordered[round(share * last)]) for name, share in QUANTILES.items()}
+
+
+def histogram(gradients: Float[Tensor, " N"]) -> dict[str, list]:
+    """Counts of the gradients in bins of equal ratio; what lies below the first edge counts in the first bin.
+
+    Returns:
+        `edges` [B + 1] and `counts` [B] with at most 48 bins, which add up to N; both empty where there is no
+        gradient above zero.
+    """
+    most = float(gradients.max()) if len(gradients) else 0.0
+    if not 0 < most < math.inf:
+        return {"edges": [], "counts": []}
+    least = float(gradients.sort().values[int(LEAST_SHARE * (len(gradients) - 1))])
+    end = math.floor(math.log10(most) * PER_DECADE) + 1
+    first = math.floor(math.log10(least) * PER_DECADE) if least > 0 else end - MOST_BINS
+    edges = [10 ** (k / PER_DECADE) for k in range(max(first, end - MOST_BINS), end + 1)]
+    inner = torch.tensor(edges[1:-1], dtype=torch.float64, device=gradients.device)
+    counts = torch.bincount(torch.bucketize(gradients.double(), inner, right=True), minlength=len(edges) - 1)
+    return {"edges": [float(f"{edge:.4g}") for edge in edges], "counts": counts.tolist()}
