@@ -34,6 +34,14 @@ Override = Annotated[
 ]
 DataDir = Annotated[Path, typer.Option("--data", help="Folder of the scenes.", envvar="SPACEPORT_DATA")]
 
+Mlflow = Annotated[
+    str,
+    typer.Option(
+        help="Log to MLflow: local (mlflow.db beside the scenes), or a tracking URI.",
+        envvar="SPACEPORT_MLFLOW",
+    ),
+]
+
 
 @app.callback(invoke_without_command=True)
 def _root(
@@ -60,6 +68,15 @@ def run(
         bool, typer.Option("--new", help="Start a new job even if the same was run before.")
     ] = False,
     data: DataDir = Path("data"),
+    mlflow: Mlflow = "",
+    usd_per_hour: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="What this machine costs; the run card says then what the run did.",
+            envvar="SPACEPORT_USD_PER_HOUR",
+        ),
+    ] = 0.0,
 ) -> None:
     """Run the pipeline: photographs in, splat, .sog and report out."""
     from spaceport_lab.pipeline import make_request, run_pipeline
@@ -68,7 +85,14 @@ def run(
     request = make_request(path, steps, data)
     try:
         result = run_pipeline(
-            request, preset or (), override or (), job=job, new=new, display=Display(console=console)
+            request,
+            preset or (),
+            override or (),
+            job=job,
+            new=new,
+            display=Display(console=console),
+            mlflow=mlflow,
+            usd_per_hour=usd_per_hour,
         )
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
@@ -114,6 +138,40 @@ def report(run_dir: Annotated[Path, typer.Argument(help="A run folder, data/SCEN
 
 
 @app.command()
+def pages(
+    run_dir: Annotated[Path, typer.Argument(help="A run folder, data/SCENE/runs/JOB.")],
+    dark: Annotated[bool, typer.Option("--dark", help="Light on dark.")] = False,
+) -> None:
+    """Write the executed notebooks of a run as pages that open offline, beside them."""
+    from spaceport_lab.report.pages import write_pages
+
+    for path in write_pages(run_dir, "dark" if dark else "light"):
+        console.print(path, soft_wrap=True)
+
+
+@app.command()
+def watch(
+    run_dir: Annotated[Path, typer.Argument(help="A run folder with a finished sfm stage.")],
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets others in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+) -> None:
+    """Walk through a run in 3D while it trains: cameras, points, GPS track, and the splat as it grows."""
+    import time
+
+    from spaceport_lab.viewer.live import LiveScene
+    from spaceport_lab.workspace import StageRun
+
+    scene = LiveScene(StageRun(run_dir, "train"), host, port)
+    scene.follow()
+    console.print(f"{scene.address}  (Ctrl-C ends it; training does not notice)", soft_wrap=True)
+    try:
+        while True:
+            time.sleep(1)
+    except KeyboardInterrupt:
+        scene.close()
+
+
+@app.command()
 def ablate(
     run_dir: Annotated[Path, typer.Argument(help="A run folder with a finished sfm stage.")],
     arm: Annotated[
@@ -150,6 +208,60 @@ def ablate(
     console.print(run_dir / "ablation" / "ablation.png", soft_wrap=True)
     if any(o.reason for o in outcomes):
         raise typer.Exit(1)
+
+
+@app.command()
+def sweep(
+    path: Annotated[Path, typer.Argument(help="A run with a finished sfm stage, or a scene that has one.")],
+    space: Annotated[Path, typer.Argument(help="YAML over train.NAME; see docs/sweep-demo.yaml.")],
+    trials: Annotated[int, typer.Option(min=2, help="Of the whole sweep; the first is the default.")] = 12,
+    name: Annotated[str | None, typer.Option(help="Of the sweep; the file's when left out.")] = None,
+    preset: Preset = None,
+    override: Override = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes; their times are less exact.")] = 1,
+    storage: Annotated[str, typer.Option(help="URL for Optuna; study.db in the sweep's folder else.")] = "",
+    mlflow: Mlflow = "",
+) -> None:
+    """Search parameters of training with Optuna; what is best in the default's own time becomes a preset."""
+    from spaceport_lab import sweep as sweeping
+    from spaceport_lab.sweep.showing import Display, table
+
+    asked = sweeping.make_sweep(
+        path, sweeping.read_space(space), name or space.stem, preset or (), override or (), storage
+    )
+    console.print(f"sweep [bold]{asked.name}[/]  →  {asked.folder}", soft_wrap=True)
+    try:
+        with Display(console, trials) as display:
+            found = sweeping.run_sweep(asked, trials, workers, display.step, display.stands, mlflow)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
+    console.print(table(found))
+    console.print(escape(found.sentence), soft_wrap=True)
+    console.print(found.preset, soft_wrap=True)
+
+
+@app.command("compare")
+def compare_runs(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; of a scene folder all its runs.")],
+    html: Annotated[
+        Path | None, typer.Option(help="Write the comparison as one page that opens offline.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write figures, differences and curves.")] = None,
+) -> None:
+    """Compare runs: their figures, the parameters that differ, PSNR against time, one view side by side."""
+    from spaceport_lab import comparing
+    from spaceport_lab.comparing import terminal
+
+    compared = comparing.compare(runs)
+    for part in terminal.tables(compared):
+        console.print(part)
+    for note in compared.notes():
+        console.print(f"[yellow]{escape(note)}[/]", soft_wrap=True)
+    if html is not None:
+        console.print(comparing.write_html(html, compared), soft_wrap=True)
+    if json is not None:
+        console.print(comparing.write_json(json, compared), soft_wrap=True)
 
 
 @app.command("export")

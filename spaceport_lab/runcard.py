@@ -57,6 +57,14 @@ def update_stage(root: Path, stage: str, **values: Any) -> None:
     update(root, lambda card: card["stages"].setdefault(stage, {}).update(values))
 
 
+def price(card: dict[str, Any], usd_per_hour: float) -> None:
+    """Write down what each stage cost, its measured seconds at `usd_per_hour`, and the sum, in dollars."""
+    for stage in card["stages"].values():
+        stage["cost"] = round((stage.get("seconds") or 0) / 3600 * usd_per_hour, 4)
+    card["usd_per_hour"] = usd_per_hour
+    card["cost"] = round(sum(stage["cost"] for stage in card["stages"].values()), 4)
+
+
 def new_card(root: Path) -> dict[str, Any]:
     """A card for a run that has not started, with versions, host and git state filled in."""
     return {

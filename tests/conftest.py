@@ -36,7 +36,8 @@ def tiny_flight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_scene_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own settings must not change what the tests see."""
-    monkeypatch.delenv("SPACEPORT_DATA", raising=False)
+    for name in ("SPACEPORT_DATA", "SPACEPORT_MLFLOW"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

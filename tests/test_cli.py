@@ -16,7 +16,19 @@ def cli(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["run"], ["sample"], ["doctor"], ["params"], ["params", "show"], ["splat"], ["ablate"], ["export"]],
+    [
+        [],
+        ["run"],
+        ["sample"],
+        ["doctor"],
+        ["params"],
+        ["params", "show"],
+        ["splat"],
+        ["ablate"],
+        ["export"],
+        ["compare"],
+        ["sweep"],
+    ],
 )
 def test_help_is_there(words: list[str]) -> None:
     result = cli(*words, "--help")

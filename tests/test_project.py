@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from spaceport_lab.params import STAGES
-from spaceport_lab.params.cells import notebook_path, parameters_cell
+from spaceport_lab.params.cells import TOOLS, notebook_path, parameters_cell
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -97,7 +97,7 @@ def test_notebooks_are_thin_and_clean(path: Path) -> None:
 
 
 def test_there_is_one_notebook_a_stage() -> None:
-    assert [notebook_path(stage).exists() for stage in STAGES] == [True] * len(STAGES)
+    assert [notebook_path(name).exists() for name in (*STAGES, *TOOLS)] == [True] * (len(STAGES) + len(TOOLS))
 
 
 def test_the_readme_names_the_two_commands_and_ci_runs_the_second() -> None:
@@ -122,7 +122,7 @@ def imported_packages(folder: Path) -> set[str]:
     return names - set(sys.stdlib_module_names) - {"spaceport_lab"}
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("spaceport_lab", ()), ("tests", ("dev",))])
+@pytest.mark.parametrize(("folder", "extras"), [("spaceport_lab", ("live", "mlflow")), ("tests", ("dev",))])
 def test_everything_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
     """A machine that has more installed than it should hides what is missing."""
     wanted = PROJECT["dependencies"] + [r for e in extras for r in PROJECT["optional-dependencies"][e]]

@@ -48,3 +48,10 @@ def test_no_card_yet_and_a_torn_one(tmp_path: Path) -> None:
 def test_git_state_of_a_checkout_or_nothing() -> None:
     state = runcard.git_state()
     assert state is None or set(state) == {"commit", "dirty"}
+
+
+def test_seconds_have_a_price() -> None:
+    card = {"stages": {"train": {"seconds": 1800.0}, "sfm": {"seconds": 36.0}, "ingest": {}}}
+    runcard.price(card, 1.2)
+    assert [card["stages"][s]["cost"] for s in ("train", "sfm", "ingest")] == [0.6, 0.012, 0.0]
+    assert (card["cost"], card["usd_per_hour"]) == (0.612, 1.2)

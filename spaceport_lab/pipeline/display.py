@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
@@ -94,6 +95,10 @@ class Display:
         """A stage stopped; the error itself is printed by the caller."""
         self.bars.update(self.tasks[stage], description="[red]stopped[/]")
         self._plain(f"{STAGE_SUFFIX[stage]}: stopped")
+
+    def warn(self, text: str) -> None:
+        """Something a person should know that belongs to no stage."""
+        self.console.print(f"[yellow]{escape(text)}[/]", soft_wrap=True)
 
     def _finish(self, stage: str, text: str) -> None:
         self.bars.update(self.tasks[stage], visible=True, total=1, completed=1, description=text)

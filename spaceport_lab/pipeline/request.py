@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from spaceport_lab import runcard
 from spaceport_lab.errors import InputError, ParamsError
 from spaceport_lab.ingest.remote import address
 from spaceport_lab.ingest.transforms import NAME as TRANSFORMS
@@ -168,8 +169,12 @@ def _find_ply(folder: Path) -> Path:
 
 
 def _run_with(path: Path, stage: str) -> Path | None:
-    """The run folder at `path`, or the newest run of the scene there, in which `stage` has finished."""
-    return _newest((path, *path.glob("runs/*")), stage)
+    """The run folder at `path`, or the newest run of the scene there, in which `stage` has finished.
+
+    Trials of a sweep are runs that are looked at, not gone on from: only by their own path.
+    """
+    runs = [run for run in path.glob("runs/*") if "sweep" not in (runcard.read(run) or {})]
+    return _newest((path, *runs), stage)
 
 
 def _newest(candidates: Iterable[Path], stage: str) -> Path | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import filelock
 
-from spaceport_lab import errors, files, report, runcard
+from spaceport_lab import errors, files, report, runcard, tracking
 from spaceport_lab.errors import SpaceportError, StageError, WorkspaceError
 from spaceport_lab.params import Resolved, StageParams, resolve
 from spaceport_lab.params.cells import notebook_path
@@ -52,6 +52,8 @@ def run_pipeline(
     job: str | None = None,
     new: bool = False,
     display: Display | None = None,
+    mlflow: str = "",
+    usd_per_hour: float = 0.0,
 ) -> RunResult:
     """Run the request's stages; finished ones with the same key are not run again.
 
@@ -64,6 +66,8 @@ def run_pipeline(
         job: a name; None continues the newest equal request, or makes a new name.
         new: with no name: always start a new job.
         display: where progress is shown; None shows none.
+        mlflow: store that takes the run once it has ended, see `tracking.log_run`; empty: none.
+        usd_per_hour: what this machine costs; the card then says what each stage did. 0: not said.
 
     Raises:
         ParamsError: a parameter, preset or job name cannot be used; nothing was written.
@@ -90,18 +94,30 @@ def run_pipeline(
             ran = [_run_stage(root, stage, resolved, display) for stage in request.stages]
         except BaseException as error:
             stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
-            _close_card(root, "interrupted" if stopped else "failed", error)
+            _close_card(root, "interrupted" if stopped else "failed", error, usd_per_hour)
             if not stopped:
                 # A report of what there is helps to see why; that it cannot be written must not hide why.
                 with contextlib.suppress(Exception):
                     report.write_report(root)
+                _track(root, mlflow, display)
             raise
         finally:
             display.stop()
-        _close_card(root, "succeeded")
+        _close_card(root, "succeeded", None, usd_per_hour)
         if any(ran) or not (root / "report.html").exists():
             report.write_report(root)
+        _track(root, mlflow, display)
     return RunResult(root, runcard.read(root) or {})
+
+
+def _track(root: Path, store: str, display: Display) -> None:
+    """Write the run into MLflow where asked for; what goes wrong there is said and fails nothing."""
+    if not store:
+        return
+    # A full disk must not hide the error that is already on its way.
+    with contextlib.suppress(SpaceportError):
+        if warning := tracking.log_run(root, store):
+            display.warn(warning)
 
 
 def _preflight(request: Request, resolved: Resolved) -> None:
@@ -272,12 +288,14 @@ def _open_card(root: Path, request: Request, resolved: Resolved, asked: dict[str
     runcard.update(root, change)
 
 
-def _close_card(root: Path, status: str, error: BaseException | None = None) -> None:
+def _close_card(root: Path, status: str, error: BaseException | None, usd_per_hour: float) -> None:
     message = str(error) if isinstance(error, SpaceportError) else repr(error) if error else None
 
     def change(card: dict[str, Any]) -> None:
         card.update(status=status, error=message, ended=runcard.now())
         card["seconds"] = round(sum(s.get("seconds") or 0 for s in card["stages"].values()), 2)
+        if usd_per_hour:
+            runcard.price(card, usd_per_hour)
 
     # A full disk must not hide the error that is already on its way.
     with contextlib.suppress(SpaceportError):
