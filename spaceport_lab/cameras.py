@@ -223,6 +223,21 @@ def pose_rmse(
 _WGS84_A, _WGS84_E2 = 6378137.0, 6.69437999014e-3
 
 
+def frame_in_words(folder: Path | str) -> str:
+    """What the coordinates of an sfm stage's folder are, from its georeference.json, for people."""
+    path = Path(folder) / "georeference.json"
+    try:
+        place = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return "units without a scale: no GPS, no control points"
+    words = "metres east, north and up"
+    if origin := place.get("origin"):
+        words += f" of {origin['lat']:.6f}°, {origin['lon']:.6f}°, {origin['alt']:.1f} m"
+    if epsg := (place.get("utm") or {}).get("epsg"):
+        words += f" (UTM zone EPSG:{epsg})"
+    return words
+
+
 def gps_to_enu(
     positions: Float[np.ndarray, "N 3"], origin: Float[np.ndarray, "3"]
 ) -> Float[np.ndarray, "N 3"]:

@@ -19,6 +19,7 @@ from spaceport_lab.cameras import (
     Similarity,
     align,
     fit_similarity,
+    frame_in_words,
     gps_to_enu,
     heldout_split,
     pose_rmse,
@@ -212,3 +213,14 @@ def test_scenes_that_cannot_be_used(tmp_path: Path) -> None:
     (folder / "sparse" / "points3D.txt").unlink()
     with pytest.raises(ReconstructionError, match="not whole"):
         read_scene(folder)
+
+
+def test_the_frame_in_words(tmp_path: Path) -> None:
+    assert frame_in_words(tmp_path).startswith("units without a scale")
+    place = {"origin": {"lat": -30.9585, "lon": 136.5043, "alt": 165.0}, "utm": {"epsg": 32753}}
+    (tmp_path / "georeference.json").write_text(json.dumps(place))
+    said = frame_in_words(tmp_path)
+    assert "-30.958500°, 136.504300°, 165.0 m" in said
+    assert "EPSG:32753" in said
+    (tmp_path / "georeference.json").write_text("{}")
+    assert frame_in_words(tmp_path) == "metres east, north and up"

@@ -106,5 +106,5 @@ def test_odd_input_still_gives_a_figure_that_says_so() -> None:
 def test_histograms_and_map_of_the_smallest_splats(n: int, degree: int) -> None:
     splat = random_splat(n, degree)
     words(plots.histograms(splat, describe(splat)))
-    given = inspection.Inputs(splat, None, None, None, "no cameras", 100)
+    given = inspection.Inputs(splat, None, None, None, "no cameras", "units", 100)
     assert f"{n} Gaussians" in words(plots.from_above(given))

@@ -153,6 +153,15 @@ def test_training_is_shown_on_the_way_and_with_matched_colours(root: Path) -> No
     assert tile.note.endswith(f"cc-PSNR {metrics['cc_psnr_heldout']:.2f} dB")
 
 
+def test_cost_is_shown_where_it_is_known(root: Path) -> None:
+    card = runcard.read(root)
+    assert facts.tiles(card)[-1].label == "time"
+    runcard.price(card, 3600.0)
+    assert facts.tiles(card)[-1] == facts.Tile(
+        "cost", f"${facts.total_seconds(card):.2f}", "at $3600 an hour"
+    )
+
+
 def test_without_a_run_card_there_is_no_report(tmp_path: Path) -> None:
     with pytest.raises(WorkspaceError, match=r"no run\.json"):
         report.write_report(tmp_path)

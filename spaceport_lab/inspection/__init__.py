@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from spaceport_lab import backends, evaluation, files, sog
-from spaceport_lab.cameras import Cameras, Scene, read_scene
+from spaceport_lab.cameras import Cameras, Scene, frame_in_words, read_scene
 from spaceport_lab.evaluation import ViewMetrics
 from spaceport_lab.gaussians import Gaussians
 from spaceport_lab.inspection import confidence as confidences
@@ -90,6 +90,7 @@ class Inputs:
         heldout: cameras training never saw; None where there are none.
         trained: cameras it saw; None where there are none, or where training did not run in this job.
         reason: why there are none; empty where there are.
+        frame: what the coordinates are, for people.
         bytes: of the .sog.
     """
 
@@ -98,6 +99,7 @@ class Inputs:
     heldout: Cameras | None
     trained: Cameras | None
     reason: str
+    frame: str
     bytes: int
 
     @property
@@ -112,6 +114,7 @@ class Inputs:
             {"input": "splat.sog", "value": f"{self.bytes / 1e6:,.2f} MB"},
             {"input": "Gaussians", "value": self.gaussians.n},
             {"input": "SH degree", "value": self.gaussians.sh_degree},
+            {"input": "coordinates", "value": self.frame},
             {"input": "cameras", "value": cameras},
             {"input": "held-out views", "value": len(self.heldout) if self.heldout else self.reason},
         ]
@@ -127,7 +130,8 @@ def load_inputs(run: StageRun) -> Inputs:
     """
     path = run.input("compress", "splat.sog")
     gaussians = sog.read_sog(path)
-    return Inputs(gaussians, *_cameras(run), path.stat().st_size)
+    frame = frame_in_words(run.input("sfm")) if run.has("sfm") else "those of the PLY"
+    return Inputs(gaussians, *_cameras(run), frame, path.stat().st_size)
 
 
 def run(run: StageRun, p: InspectParams) -> Iterator[Progress]:

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from spaceport_lab import files, runcard, viewer
+from spaceport_lab.cameras import frame_in_words
 from spaceport_lab.errors import WorkspaceError
 from spaceport_lab.inspection.viewpoint import Viewpoint
 from spaceport_lab.inspection.views import ERROR_CEILING, ViewPicture, fitted, read_pictures, read_views
@@ -90,6 +91,7 @@ def render_report(root: Path, card: dict[str, Any]) -> str:
         "sog_size": facts.size(sog.stat().st_size) if "compress" in done else "",
         "tiles": facts.tiles(card),
         "stages": stages,
+        "frame": frame_in_words(root / folder_name("sfm")) if "sfm" in done else "",
         "by_name": {"compress": None, "inspect": None, **{row["stage"]: row for row in stages}},
         "verdicts": facts.verdicts(card),
         "advice": _advice(root) if "inspect" in done else [],

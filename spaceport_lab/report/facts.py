@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from spaceport_lab.params import SCHEMAS, STAGES
+from spaceport_lab.params.describe import changes_in_words
 from spaceport_lab.workspace import folder_name
 
 PURPOSE = {
@@ -40,6 +41,7 @@ LABELS = {
     "best_step": "best step",
     "bytes": ".sog [bytes]",
     "ply_bytes": "PLY [bytes]",
+    "changes": "changed while it trained",
     "thin_share": "shown by fewer than 3 photographs [share]",
 }
 """Names of metrics for people, with units; others are shown as they are."""
@@ -80,7 +82,10 @@ def tiles(card: Mapping[str, Any]) -> list[Tile]:
     if not sfm:
         found.append(_tile("photographs usable", ingest.get("n_used"), "{:,}", _of(ingest.get("n_photos"))))
     shown = [tile for tile in found if tile is not None]
-    return [*shown, Tile("time", duration(total_seconds(card)), f"on {card['host'].get('cores', '?')} cores")]
+    shown.append(Tile("time", duration(total_seconds(card)), f"on {card['host'].get('cores', '?')} cores"))
+    if card.get("cost") is not None:
+        shown.append(Tile("cost", f"${card['cost']:.2f}", f"at ${card['usd_per_hour']:g} an hour"))
+    return shown
 
 
 def stage_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -113,7 +118,10 @@ def stage_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:
 def metric_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Name and value of every metric that has one."""
     return [
-        (LABELS.get(name, name.replace("_", " ")), number(value))
+        (
+            LABELS.get(name, name.replace("_", " ")),
+            "; ".join(changes_in_words(value)) if name == "changes" else number(value),
+        )
         for name, value in metrics.items()
         if value is not None and name not in ELSEWHERE
     ]
@@ -126,7 +134,12 @@ def verdicts(card: Mapping[str, Any]) -> list[str]:
 
 def warnings(card: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Every stage's warnings, with the stage."""
-    return [(stage, text) for stage in STAGES for text in card["stages"].get(stage, {}).get("warnings") or []]
+    found = [
+        (stage, text) for stage in STAGES for text in card["stages"].get(stage, {}).get("warnings") or []
+    ]
+    if trouble := (card.get("mlflow") or {}).get("warning"):
+        found.append(("mlflow", trouble))
+    return found
 
 
 def param_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:

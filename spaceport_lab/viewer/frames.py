@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import importlib.util
 import json
 import tempfile
 import urllib.parse
@@ -12,9 +13,12 @@ from pathlib import Path
 from spaceport_lab.inspection import Results
 from spaceport_lab.inspection import confidence as confidences
 from spaceport_lab.sog import SogOptions, write_sog
+from spaceport_lab.viewer.live import LiveScene
 from spaceport_lab.viewer.page import framed, write_viewer
 from spaceport_lab.viewer.pair import Side, write_pair
 from spaceport_lab.workspace import StageRun
+
+_scenes: dict[Path, LiveScene] = {}
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,40 @@ def before_and_after(run: StageRun, results: Results, interactive: bool) -> Fram
     left = Side(ply, f"before: PLY, {ply.stat().st_size / 1e6:,.1f} MB")
     right = Side(results.sog, f"after: .sog, {results.sog.stat().st_size / 1e6:,.2f} MB")
     return _pair(run, results, left, right, "before-and-after", interactive)
+
+
+def live_scene(run: StageRun, interactive: bool) -> LiveFrame | None:
+    """The scene in 3D as it trains, where a person works in the notebook and viser is installed.
+
+    A cell that is run again shows the scene it had.
+    """
+    if not interactive or importlib.util.find_spec("viser") is None:
+        return None
+    if run.root not in _scenes:
+        _scenes[run.root] = LiveScene(run)
+        _scenes[run.root].follow()
+    return LiveFrame(_scenes[run.root].address)
+
+
+@dataclass(frozen=True)
+class LiveFrame:
+    """A page of a server of this kernel, shown inside a notebook.
+
+    Attributes:
+        address: of the page, as the browser reaches it.
+    """
+
+    address: str
+
+    def __repr__(self) -> str:
+        return f"the scene while it trains: {self.address}"
+
+    def _repr_html_(self) -> str:
+        address = html.escape(self.address)
+        return (
+            f'<iframe title="The scene while it trains" style="width:100%;aspect-ratio:16/9;border:0" '
+            f'src="{address}"></iframe><a href="{address}" target="_blank">in a window of its own</a>'
+        )
 
 
 def _pair(run: StageRun, results: Results, left: Side, right: Side, name: str, interactive: bool) -> Frame:
