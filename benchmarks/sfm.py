@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.machine import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-FIGURES = ("wall_s", "cpu_s", "n_registered", "n_points", "reprojection_error_px")
+FIGURES = ("wall_s", "cpu_s", "n_registered", "n_points", "reprojection_error_px", "n_points_of_two")
 
 
 def main() -> None:
@@ -72,11 +72,14 @@ def summary(
         case[figure] = {"ours": ours.get(figure), "automatic": automatic.get(figure)}
     case["gps_rmse_m"] = {"ours": ours.get("gps_rmse_m"), "automatic": None}
     case["seconds"] = ours.get("seconds")
-    case["null"] = {side: f["null"] for side, f in (("ours", ours), ("automatic", automatic)) if "null" in f}
+    sides = (("ours", ours), ("automatic", automatic))
+    case["null"] = {side: f["null"] for side, f in sides if "null" in f}
     if not case["null"]:
         case["times_less_wall"] = automatic["wall_s"] / ours["wall_s"]
         case["times_less_cpu"] = automatic["cpu_s"] / ours["cpu_s"]
         case["times_points"] = ours["n_points"] / automatic["n_points"]
+        longer = {side: f["n_points"] - f["n_points_of_two"] for side, f in sides}
+        case["times_points_of_three"] = longer["ours"] / longer["automatic"]
         case["times_error"] = ours["reprojection_error_px"] / automatic["reprojection_error_px"]
     return case
 
@@ -88,12 +91,12 @@ def show(case: dict[str, Any]) -> None:
         if side in case["null"]:
             print(f"  {side:10} {case['null'][side]}")
             continue
-        wall, cpu, registered, points, error = (case[figure][side] for figure in FIGURES)
+        wall, cpu, registered, points, error, of_two = (case[figure][side] for figure in FIGURES)
         print(f"  {side:10} {wall:8.1f} s wall {cpu:8.1f} s cpu {registered:4} registered {points:7,} points "
-              f"{error:.3f} px")  # fmt: skip
+              f"({of_two:,} seen by two photographs only) {error:.3f} px")  # fmt: skip
     if not case["null"]:
         names = {"times_less_wall": "less wall", "times_less_cpu": "less cpu", "times_points": "the points",
-                 "times_error": "the error"}  # fmt: skip
+                 "times_points_of_three": "those of three views", "times_error": "the error"}  # fmt: skip
         print("  " + ", ".join(f"{case[name]:.3g} times {words}" for name, words in names.items()))
     sys.stdout.flush()
 

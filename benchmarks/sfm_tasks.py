@@ -44,7 +44,7 @@ def ours(task: dict[str, Any]) -> dict[str, Any]:
     with Cost() as cost:
         for _ in sfm.run(run, params):
             pass
-    names = ("n_registered", "n_points", "reprojection_error_px", "gps_rmse_m")
+    names = ("n_registered", "n_points", "n_points_of_two", "reprojection_error_px", "gps_rmse_m")
     seconds = [attempt["seconds"] for attempt in sfm.read_registration(run)["attempts"]]
     return vars(cost) | {name: run.metrics[name] for name in names} | {"seconds": seconds}
 
@@ -75,6 +75,7 @@ def automatic(task: dict[str, Any]) -> dict[str, Any]:
     return vars(cost) | {
         "n_registered": best.num_reg_images(),
         "n_points": best.num_points3D(),
+        "n_points_of_two": sum(point.track.length() == 2 for point in best.points3D.values()),
         "reprojection_error_px": best.compute_mean_reprojection_error(),
     }
 

@@ -34,6 +34,8 @@ Target = Annotated[
 ]
 Backend = Enum("Backend", {"ours": "ours", "sogs": "sogs"}, type=str)  # type: ignore[misc]
 OURS = Backend("ours")
+Frame = Enum("Frame", {"enu": "enu", "utm": "utm"}, type=str)  # type: ignore[misc]
+ENU, UTM = Frame("enu"), Frame("utm")
 SettingOption = Annotated[Setting, typer.Option("--setting", help="How small a .sog becomes.")]
 Levels = Annotated[
     str, typer.Option("--levels", help="[share] Gaussians of each level of a streamed SOG, comma-separated.")
@@ -162,6 +164,38 @@ def transform(
     t = Transform(turn, _numbers("--translate", translate, 3) or (0.0, 0.0, 0.0), scale)
     loaded = _load(source, target, level, overwrite)
     _write(target, transform_splat(loaded.gaussians, t), setting, levels, loaded.antialias)
+
+
+@app.command()
+def place(
+    run: Annotated[Path, typer.Argument(help="A run folder with georeference.json in its 02_sfm.")],
+    target: Target,
+    frame: Annotated[
+        Frame, typer.Option(help="enu: local metres; utm: the zone's grid less an offset.")
+    ] = ENU,
+    origin: Annotated[
+        str | None, typer.Option(help="lat,lon,height: [degrees, metres] of the local frame; the run's own.")
+    ] = None,
+    splat: Annotated[Path | None, typer.Option(help="A splat in the run's world; what it trained.")] = None,
+    setting: SettingOption = BALANCED,
+    levels: Levels = SHARES,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a run's splat where it is on Earth, SH turned with it; a .json beside it says which frame."""
+    from spaceport_lab import files
+    from spaceport_lab.sfm.located import locate, read_place, record_path
+
+    record = record_path(target)
+    where = read_place(run)
+    trained = splat or run / "03_train" / "splat.ply"
+    loaded = _load(trained, target, 0, overwrite)
+    _free(record, overwrite)
+    moved, about = locate(loaded.gaussians, where, frame.value, _numbers("--origin", origin, 3) or None)
+    _write(target, moved, setting, levels, loaded.antialias)
+    files.write_json(record, about | {"file": target.name})
+    console.print(f"{about['words']}: {escape(str(record))}", soft_wrap=True)
+    if about["resolution_m"] > 0.001:
+        console.print(f"its numbers are {about['resolution_m']:.3g} m apart there: choose a nearer origin")
 
 
 @app.command()

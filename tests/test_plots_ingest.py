@@ -107,3 +107,20 @@ def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
         (plots.quality([]), "no photograph could be read"),
     ):
         assert any(words in text for text in texts(figure))
+
+
+def test_masks_are_drawn_over_their_photographs(judged: StageRun, tmp_path: Path) -> None:
+    photos = ingest.read_photos(judged)
+    assert "no photograph has a mask" in " ".join(texts(plots.masked(photos, judged.dir)))
+    (tmp_path / "thumbnails").symlink_to(judged.dir / "thumbnails")
+    for number, top in ((0, 150), (1, 30)):
+        mask = np.full((300, 400), 255, np.uint8)
+        mask[:top] = 0
+        save(tmp_path / "masks" / f"good_{number}.jpg.png", mask)
+    figure = plots.masked(photos, tmp_path)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["good_0.jpg: 50%", "good_1.jpg: 10%"]
+    assert f"in 2 of {len(photos)} photographs" in figure.get_supxlabel()
+    shown = figure.axes[0].images[0].get_array()
+    rows = len(shown)
+    tint = shown[: rows // 3].mean(axis=(0, 1)) - shown[2 * rows // 3 :].mean(axis=(0, 1))
+    assert tint[0] > 40 > tint[2]

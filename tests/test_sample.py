@@ -14,6 +14,9 @@ from PIL import Image
 from PIL.ExifTags import GPS, IFD, Base
 
 from spaceport_lab.errors import ParamsError, WorkspaceError
+from spaceport_lab.ingest import flight as about_flights
+from spaceport_lab.ingest.photos import judge
+from spaceport_lab.params import IngestParams
 from spaceport_lab.sample import flight, ground, layout, make_sample, noise, render
 from spaceport_lab.sample.site import Site, build_site
 
@@ -119,6 +122,22 @@ def test_exif_says_where_gps_believed_the_drone_to_be(tiny_flight: Path) -> None
     spread = np.array(errors) / truth["gps_noise_m"]
     assert np.abs(spread).max() < 5
     assert 0.5 < spread.std() < 1.6, "noise of the size that ground_truth.json claims"
+
+
+def test_xmp_says_how_high_and_where_the_gimbal_looks(tiny_flight: Path) -> None:
+    """As ingest reads it, against the true poses; it estimates the overlap of the sample from that."""
+    truth = truth_of(tiny_flight)
+    photos = []
+    for path in sorted((tiny_flight / "images").iterdir()):
+        photos.append(judge(path, path.name, path.name, tiny_flight.parent / "thumbnails" / path.name))
+        camera, drone = truth["cameras"][path.name], photos[-1].drone
+        assert drone["relative_alt_m"] == pytest.approx(camera["center"][2], abs=0.006)
+        axes = about_flights.axes(drone["yaw_deg"], drone["pitch_deg"], drone["roll_deg"])
+        np.testing.assert_allclose(axes, camera["R"], atol=0.003)
+    flown = about_flights.describe(photos, IngestParams())
+    assert (flown["direction_from"], flown["height_from"]) == ("gimbal", "the drone, above take-off")
+    assert 0.6 < flown["overlap_along"] < 0.95
+    assert flown["gsd_cm"] == pytest.approx(100 * 95 / truth["focal_px"], rel=0.15)
 
 
 def test_known_points_are_where_the_truth_says(tiny_flight: Path, site: Site) -> None:

@@ -9,7 +9,15 @@ import pytest
 from spaceport_lab.errors import ParamsError
 from spaceport_lab.params import SfmParams
 from spaceport_lab.params.resolve import resolve
-from spaceport_lab.sfm.profiles import PROFILES, choose_profile, climb, cost_s, fill, longest_side
+from spaceport_lab.sfm.profiles import (
+    PROFILES,
+    USUAL_PEAK,
+    choose_profile,
+    climb,
+    cost_s,
+    fill,
+    longest_side,
+)
 
 
 def photos(n: int, width: int = 4000, height: int = 3000) -> list[dict]:
@@ -28,7 +36,10 @@ def chosen(n: int, n_pairs: int, **values: object) -> tuple[str, str]:
 def test_profiles_are_the_measured_ones() -> None:
     fast, balanced, high = PROFILES.values()
     assert (fast.max_image_size, fast.max_num_features, fast.spatial_neighbors) == (1600, 4096, 8)
-    assert (balanced.max_image_size, balanced.max_num_features, balanced.spatial_neighbors) == (2400, 8192, 6)
+    looked_at = (balanced.max_image_size, balanced.max_num_features, balanced.spatial_neighbors)
+    assert looked_at == (2400, 12288, 6)
+    assert [p.peak_threshold for p in PROFILES.values()] == [USUAL_PEAK, 0.001, USUAL_PEAK]
+    assert [p.max_ratio for p in PROFILES.values()] == [0.8, 0.85, 0.8]
     assert fast.first_octave == balanced.first_octave == 0
     assert high.first_octave == -1
     assert [p.light for p in PROFILES.values()] == [True, True, False]
@@ -54,6 +65,7 @@ def test_what_is_set_by_name_wins() -> None:
     assert settings == replace(PROFILES["fast"], max_image_size=2000, spatial_neighbors=9)
     assert fill("fast", params, 800).first_octave == -1  # small photographs are doubled
     assert fill("fast", asked(upsample_below=0), 800).first_octave == 0
+    assert fill("balanced", asked(), 800).peak_threshold == USUAL_PEAK  # their noise is not worth a feature
 
 
 def test_cost_rises_with_all_that_costs() -> None:
@@ -62,14 +74,14 @@ def test_cost_rises_with_all_that_costs() -> None:
     assert cost_s(PROFILES["fast"], photos(20), 200) > base
     assert cost_s(PROFILES["balanced"], photos(20), 100) > base
     assert cost_s(PROFILES["fast"], photos(20, 8000, 6000), 100) == pytest.approx(base)  # reduced alike
-    assert cost_s(PROFILES["balanced"], photos(18, 3840, 2160), 80) < 60  # measured: 37 with the mappers
+    assert cost_s(PROFILES["balanced"], photos(18, 3840, 2160), 80) < 60
 
 
 def test_the_second_attempt_climbs_only_where_it_finds_more() -> None:
     params = asked()
     fast, balanced, high = PROFILES.values()
     up = climb(fast, params, 4000, 4000)
-    assert (up.profile, up.max_image_size, up.max_num_features) == ("balanced", 2400, 8192)
+    assert (up.profile, up.max_image_size, up.max_num_features) == ("balanced", 2400, 12288)
     # Photographs of 1600 px have no more pixels for balanced; more features only if some were cut off.
     assert climb(fast, params, 1600, 4096).profile == "balanced"
     assert climb(fast, params, 1600, 1200).profile == "high"
@@ -77,7 +89,7 @@ def test_the_second_attempt_climbs_only_where_it_finds_more() -> None:
     assert climb(high, params, 4000, 16384) is None
     doubled = fill("balanced", params, 800)
     assert climb(doubled, params, 800, 3000) is None
-    assert climb(doubled, params, 800, 8192).max_num_features == 16384
+    assert climb(doubled, params, 800, 12288).max_num_features == 24576
     own = fill("balanced", asked(max_num_features=2000), 4000)
     assert climb(own, asked(max_num_features=2000), 4000, 2000).max_num_features == 4000
 

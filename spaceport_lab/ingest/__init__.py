@@ -16,7 +16,7 @@ from PIL import Image, ImageFile
 
 from spaceport_lab import files
 from spaceport_lab.errors import PhotosError
-from spaceport_lab.ingest import control, flight, masks, transforms
+from spaceport_lab.ingest import control, flight, masks, sky, transforms
 from spaceport_lab.ingest.gather import gather
 from spaceport_lab.ingest.judging import kept_names, leave_out, names_of
 from spaceport_lab.ingest.photos import Photo, judge, place
@@ -39,7 +39,8 @@ def run(run: StageRun, p: IngestParams) -> Iterator[Progress]:
     Writes images/, thumbnails/, photos.json, flight.json (see `flight.describe`), and ground_truth.json where
     one lies beside the photographs; masks/, NAME.png for each photograph NAME that has a mask; gcp.json (see
     `control.Points`) where there is a gcp_list.txt; given/sparse/, a COLMAP model for `sfm.import_path`,
-    where a transforms.json has poses. Positions of a geo.txt come before those of EXIF.
+    where a transforms.json has poses. With `p.sky_mask` masks hide the sky too. Positions of a geo.txt come
+    before those of EXIF.
 
     Raises:
         PhotosError: fewer than three usable photographs, nothing there, or a hostile or broken archive.
@@ -61,6 +62,8 @@ def run(run: StageRun, p: IngestParams) -> Iterator[Progress]:
             raise _too_few(source, found, photos)
         yield from _place_all(found.root, used, run.dir / "images")
         yield from _place_masks(run, found, photos)
+        if p.sky_mask:
+            yield from _mask_skies(run, used)
         if found.truth is not None:
             files.write_bytes(run.output(GROUND_TRUTH), found.truth.read_bytes())
         _hand_on(run, found, photos)
@@ -173,6 +176,28 @@ def _place_masks(run: StageRun, found: Found, photos: list[Photo]) -> Iterator[P
     ):
         if names:
             run.warn(f"{len(names)} {what}: {', '.join(names[:5])}{' …' if names[5:] else ''}")
+
+
+def _mask_skies(run: StageRun, used: list[Photo]) -> Iterator[Progress]:
+    """Hide the sky of photographs that look to the horizon, in masks/."""
+
+    def one(photo: Photo) -> float | None:
+        return sky.mask_sky(run.dir / "images" / photo.name, photo, run.dir / MASKS / f"{photo.name}.png")
+
+    shares: list[float | None] = []
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for share in pool.map(one, used):
+            shares.append(share)
+            yield Progress(len(shares), len(used), "looking for sky")
+    found = sky.coverage(shares)
+    run.metrics.update(found)
+    if found["n_sky_masks"]:
+        run.output(MASKS)
+    if found["n_sky_unknown"]:
+        run.warn(
+            f"{found['n_sky_unknown']} of {len(used)} photographs do not say how they look (gimbal pitch and "
+            "focal length): no sky is sought in them"
+        )
 
 
 def _write_photos(run: StageRun, source: str, found: Found, photos: list[Photo]) -> None:

@@ -64,6 +64,9 @@ class IngestParams(StageParams):
     min_overlap: float = Field(
         0.6, ge=0, le=1, description="[share] warn where the estimated overlap is lower"
     )
+    sky_mask: bool = Field(
+        False, description="[bool] hide the sky of photographs whose gimbal looks to the horizon, by masks"
+    )
     video_start: float = Field(0.0, ge=0, description="[s] of a video: take frames from here")
     video_stop: float = Field(0.0, ge=0, description="[s] of a video: to here; 0 to its end")
     video_every: float = Field(

@@ -47,8 +47,9 @@ class SfmParams(StageParams):
         True,
         description="[bool] a second attempt, all pairs and the next profile, when the first is poor",
     )
-    camera_model: Literal["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"] = Field(
-        "SIMPLE_RADIAL", description="[name] COLMAP camera model; OPENCV overfits weak nadir flights"
+    camera_model: Literal["auto", "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV"] = Field(
+        "SIMPLE_RADIAL",
+        description="[name] COLMAP camera model; auto: a richer one where photographs settle it",
     )
     georeference: bool = Field(True, description="[bool] align the model to GPS, local east-north-up metres")
     train_size: int = Field(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from matplotlib.path import Path as Outline
@@ -63,6 +64,45 @@ def contact_sheet(photos: Sequence[Photo], thumbnails: Path) -> Figure:
         if len(photos) > len(shown):
             fig.supxlabel(f"{len(shown)} of {len(photos)} photographs", color=FAINT, fontsize=9)
     return fig
+
+
+def masked(photos: Sequence[Photo], folder: Path, most: int = 12) -> Figure:
+    """Photographs with the part that their masks hide in orange, its share over each.
+
+    Args:
+        photos: rows of photos.json.
+        folder: of the stage, with thumbnails/ and masks/.
+        most: pictures shown, those of which most is hidden.
+    """
+    found = [(photo, folder / "masks" / f"{photo['name']}.png") for photo in photos]
+    found = [(photo, path) for photo, path in found if photo["status"] == "used" and path.is_file()]
+    if not found:
+        return empty_figure("no photograph has a mask: all of them counts")
+    rows = sorted((_hidden(photo, path, folder) for photo, path in found), key=lambda row: -row[1])[:most]
+    columns = min(6, len(rows))
+    tall = rows[0][2].shape[0] / rows[0][2].shape[1]
+    lines = -(-len(rows) // columns)
+    with style():
+        fig, axes = figure(9.6, (9.6 / 6 * tall + 0.4) * lines + 0.3, lines, columns)
+        for ax, (name, share, pixels) in zip(axes.flat, rows, strict=False):
+            picture_axes(ax)
+            ax.imshow(pixels)
+            ax.set_title(f"{_short(name, 14)}: {share:.0%}", fontsize=7.5, fontweight="normal", pad=3)
+        for ax in axes.flat[len(rows) :]:
+            ax.set_visible(False)
+        fig.supxlabel(
+            f"hidden by masks, in {len(found)} of {len(photos)} photographs", color=FAINT, fontsize=9
+        )
+    return fig
+
+
+def _hidden(photo: Photo, path: Path, folder: Path) -> tuple[str, float, np.ndarray]:
+    """Name, the share that is hidden, and the thumbnail with that part in orange."""
+    with Image.open(folder / "thumbnails" / photo["thumbnail"]) as picture, Image.open(path) as mask:
+        pixels = np.asarray(picture.convert("RGB"), dtype=float)
+        hidden = np.asarray(mask.convert("L").resize(picture.size, Image.Resampling.BOX)) < 128
+    pixels[hidden] = 0.4 * pixels[hidden] + 0.6 * 255 * np.array(to_rgb(ORANGE))
+    return Path(photo["source"]).name, float(hidden.mean()), pixels.round().astype(np.uint8)
 
 
 def gps_map(photos: Sequence[Photo]) -> Figure:

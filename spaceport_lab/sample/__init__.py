@@ -19,7 +19,7 @@ from spaceport_lab import files
 from spaceport_lab.errors import ParamsError, WorkspaceError
 from spaceport_lab.sample import flight, layout
 
-GENERATOR = "spaceport-lab sample 1"
+GENERATOR = "spaceport-lab sample 2"
 """Named in ground_truth.json; the number rises when the same settings give other photographs."""
 
 JPEG_QUALITY = 92
@@ -110,7 +110,10 @@ def _fill(folder: Path, settings: dict[str, int], tell: Callable[[int, int, str]
         rng = np.random.default_rng([seed, 3, index])
         pixels = photograph(stage, shot.center, shot.rotation, focal, width, height, rng)
         Image.fromarray(pixels).save(
-            images / shot.name, quality=JPEG_QUALITY, exif=flight.exif_of(shot, index, width, height)
+            images / shot.name,
+            quality=JPEG_QUALITY,
+            exif=flight.exif_of(shot, index, width, height),
+            xmp=flight.xmp_of(shot),
         )
         tell(index + 1, n_images, f"photograph {shot.name}")
     files.write_json(folder / "ground_truth.json", _ground_truth(shots, settings, focal))

@@ -148,6 +148,28 @@ def exif_of(shot: Shot, index: int, width: int, height: int) -> bytes:
     return piexif.dump({"0th": zeroth, "Exif": exif, "GPS": gps})
 
 
+def xmp_of(shot: Shot) -> bytes:
+    """The XMP packet of a photograph with what DJI's drones say of their flight: height above take-off, which
+    is at height zero here, and where the gimbal points. Rounded as they do, to 0.01 m and 0.1°."""
+    right, down, forward = shot.rotation
+    yaw, roll = math.atan2(forward[0], forward[1]), math.atan2(-right[2], -down[2])
+    pitch = math.asin(float(np.clip(forward[2], -1.0, 1.0)))
+    fields = {
+        "RelativeAltitude": f"{shot.center[2]:+.2f}",
+        "GimbalYawDegree": f"{math.degrees(yaw):+.1f}",
+        "GimbalPitchDegree": f"{math.degrees(pitch):+.1f}",
+        "GimbalRollDegree": f"{math.degrees(roll):+.1f}",
+    }
+    listed = " ".join(f'drone-dji:{name}="{value}"' for name, value in fields.items())
+    return (
+        '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+        '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        f'<rdf:Description rdf:about="" xmlns:drone-dji="http://www.dji.com/drone-dji/1.0/" {listed}/>'
+        '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+    ).encode()
+
+
 def _sexagesimal(degrees: float) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
     """Degrees, minutes and seconds as EXIF rationals; seconds to 1e-5, a third of a millimetre."""
     total = round(abs(degrees) * 3600 * 100_000)

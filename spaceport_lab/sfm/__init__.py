@@ -77,7 +77,8 @@ def run(run: StageRun, p: SfmParams) -> Iterator[Progress]:
         control_rmse_m=result["control_rmse_m"],
         pose_rmse_m=_against_truth(run, photos),
     )
-    run.metrics |= {name: result[name] for name in ("profile", "profile_reason") if name in result}
+    known = ("profile", "profile_reason", "camera_reason", "n_points_of_two")
+    run.metrics |= {name: result[name] for name in known if name in result}
     if "n_masks" in result:
         run.metrics["n_masks"] = result["n_masks"]
     rows = read_registration(run)["photographs"]

@@ -14,7 +14,7 @@ import psutil
 import pycolmap
 
 from spaceport_lab import files
-from spaceport_lab.sfm import cache, masks
+from spaceport_lab.sfm import cache, lens, masks
 from spaceport_lab.sfm.cache import Cache
 from spaceport_lab.sfm.pairs import make_pairs
 from spaceport_lab.sfm.profiles import Settings
@@ -68,7 +68,7 @@ def extract(job: dict[str, Any], attempt: Attempt, reporter: Reporter) -> dict[s
     """
     database = database_path(job, attempt)
     reader = pycolmap.ImageReaderOptions()
-    reader.camera_model = job["params"]["camera_model"]
+    reader.camera_model = lens.first_model(job["params"])
     if job.get("masks"):
         reader.mask_path = masks.for_all(Path(job["masks"]), job["photos"], Path(job["work"]) / "masks")
     groups: dict[str, list[str]] = defaultdict(list)
@@ -105,6 +105,7 @@ def _options(job: dict[str, Any], settings: Settings) -> pycolmap.FeatureExtract
     options.use_gpu = False
     options.sift.max_num_features = settings.max_num_features
     options.sift.first_octave = settings.first_octave
+    options.sift.peak_threshold = settings.peak_threshold
     return options
 
 
@@ -118,6 +119,7 @@ def feature_keys(job: dict[str, Any], settings: Settings) -> dict[str, str]:
             "size": min(settings.max_image_size, max(photo["width"], photo["height"])),
             "features": settings.max_num_features,
             "first_octave": settings.first_octave,
+            "peak_threshold": settings.peak_threshold,
             "pycolmap": pycolmap.__version__,
         }
         keys[photo["name"]] = cache.feature_key(_hash(Path(job["images"]) / photo["name"]), hidden, effective)
@@ -169,12 +171,13 @@ def match(job: dict[str, Any], attempt: Attempt, gps: np.ndarray, reporter: Repo
     pairs = [
         (names[i], names[j]) for i, j in make_pairs(attempt.matching, gps, attempt.settings.spatial_neighbors)
     ]
-    store, setting = open_cache(job), _matching_setting(job)
+    store, setting = open_cache(job), _matching_setting(job, attempt.settings)
     keys = _with_camera(database, feature_keys(job, attempt.settings))
     known = _put_matches(database, store, setting, keys, pairs)
     left = [pair for pair in pairs if pair not in known]
     options = pycolmap.FeatureMatchingOptions()
     options.num_threads, options.use_gpu = job["threads"], False
+    options.sift.max_ratio = attempt.settings.max_ratio
     verification = pycolmap.TwoViewGeometryOptions()
     verification.ransac.random_seed = job["params"]["seed"]
     pairing = pycolmap.ImportedPairingOptions()
@@ -203,9 +206,9 @@ def _with_camera(database: Path, keys: dict[str, str]) -> dict[str, str]:
         }
 
 
-def _matching_setting(job: dict[str, Any]) -> str:
+def _matching_setting(job: dict[str, Any], settings: Settings) -> str:
     """All that decides a match but the two photographs."""
-    return files.hash_json([cache.FORMAT, pycolmap.__version__, job["params"]["seed"]])
+    return files.hash_json([cache.FORMAT, pycolmap.__version__, job["params"]["seed"], settings.max_ratio])
 
 
 def _put_matches(database: Path, store: Cache, setting: str, keys: dict[str, str], pairs: Pairs) -> set:

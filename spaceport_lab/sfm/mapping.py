@@ -15,6 +15,9 @@ from spaceport_lab.sfm.georeference import GpsFit
 from spaceport_lab.sfm.registration import MIN_OBSERVATIONS
 from spaceport_lab.sfm.reporter import Reporter
 
+TWO_VIEW_PX = 1.0
+"""Most that a point seen by two photographs may miss its features by, pixels."""
+
 
 @dataclass
 class Candidate:
@@ -158,6 +161,32 @@ def largest(models: dict[int, pycolmap.Reconstruction], attempt: Attempt, mapper
             if other.image(image_id).name not in kept:
                 elsewhere.setdefault(other.image(image_id).name, other.num_reg_images())
     return Candidate(attempt, mapper, model, elsewhere, dropped, shapes.image_figures(model))
+
+
+def add_pairs(job: dict[str, Any], candidate: Candidate) -> int:
+    """Triangulate what only two photographs see, which mapping leaves out; returns how many points have two.
+
+    Cameras are held, so that nothing hangs on such points: along its epipolar line a wrong match is not
+    noticed. On the sample scene they are 9 cm off at the median where longer tracks are 2 cm off, and one in
+    twenty by more than a metre where it is one in a hundred: too coarse to hold a camera, good to start a
+    Gaussian from. Those that do not fit to `TWO_VIEW_PX` go.
+    """
+    options = pycolmap.IncrementalPipelineOptions()
+    options.num_threads = job["threads"]
+    options.random_seed = job["params"]["seed"]
+    options.triangulation.ignore_two_view_tracks = False
+    model, out = candidate.model, _fresh(job, candidate.attempt, "pairs")
+    database = database_path(job, candidate.attempt)
+    pycolmap.triangulate_points(model, database, job["images"], out, clear_points=False, options=options)
+    count = 0
+    for point_id, point in list(model.points3D.items()):
+        if point.track.length() == 2:
+            if point.error > TWO_VIEW_PX:
+                model.delete_point3D(point_id)
+            else:
+                count += 1
+    candidate.figures = shapes.image_figures(model)
+    return count
 
 
 def _fresh(job: dict[str, Any], attempt: Attempt, name: str) -> Path:

@@ -11,9 +11,9 @@ import numpy as np
 import pycolmap
 
 from spaceport_lab.errors import ReconstructionError
-from spaceport_lab.sfm import features, finishing, placing, profiles, shapes
+from spaceport_lab.sfm import features, finishing, lens, placing, profiles, shapes
 from spaceport_lab.sfm.features import Attempt
-from spaceport_lab.sfm.mapping import MAPPERS, Candidate, choose, largest
+from spaceport_lab.sfm.mapping import MAPPERS, Candidate, add_pairs, choose, largest
 from spaceport_lab.sfm.pairs import EXHAUSTIVE_UP_TO, choose_matching, make_pairs
 from spaceport_lab.sfm.profiles import PROFILES, climb, longest_side
 from spaceport_lab.sfm.registration import MIN_INLIERS, components, describe, list_reasons, what_to_try
@@ -53,10 +53,18 @@ def reconstruct(job: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     if best is None:
         raise _nothing(_rows(job, last, None, gps))
     reporter.span(85, 100)
+    reporter.progress(0, "triangulating pairs")
+    n_of_two = add_pairs(job, best)
+    lens_reason = f"{params['camera_model']}: asked for"
+    if params["camera_model"] == "auto":
+        lens_reason = lens.settle(best.model, job["threads"])
+        best.figures = shapes.image_figures(best.model)
+        best.fit = placing.fit_to_gps(best.model, names, gps, params)
     rows = _rows(job, best.attempt, best, gps)
     card = {
         "profile": best.attempt.settings.profile,
         "profile_reason": chosen,
+        "camera_reason": lens_reason,
         "mapper": best.mapper,
         "matching": best.attempt.matching,
         "attempts": work,
@@ -69,6 +77,8 @@ def reconstruct(job: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return finishing.finish(job, best.model, place, card, reporter) | {
         "profile": card["profile"],
         "profile_reason": chosen,
+        "camera_reason": lens_reason,
+        "n_points_of_two": n_of_two,
         "badly_placed": shapes.badly_placed(best.figures),
         "place_problems": problems,
         "is_metric": place is not None,
