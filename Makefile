@@ -32,7 +32,7 @@ demo: install  ## the whole pipeline on the sample scene; ends with where report
 	$(BIN)/spaceport-lab sample $(DATA)/sample
 	$(BIN)/spaceport-lab run $(DATA)/sample --preset demo --data $(DATA)
 
-lab: install  ## JupyterLab with the five notebooks
+lab: install  ## JupyterLab with the notebooks
 	$(BIN)/jupyter lab notebooks
 
 test: $(VENV)/.installed-dev lint  ## everything that must be green before anything lands
