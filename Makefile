@@ -36,7 +36,7 @@ lab: install  ## JupyterLab with the notebooks
 	$(BIN)/jupyter lab notebooks
 
 test: $(VENV)/.installed-dev lint  ## everything that must be green before anything lands
-	$(BIN)/python -m pytest -m "not slow" --durations=15
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=15
 
 test-slow: $(VENV)/.installed-dev  ## long checks on real photographs: PHOTOS=folder of scenes
 	$(BIN)/python -m pytest -m slow --photos "$(PHOTOS)"

@@ -183,6 +183,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=45)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--least", type=int, default=0, help="scenes, however long they take")
     parser.add_argument("--scenes", type=int, default=10**9)
     wanted = parser.parse_args()
     torch.set_num_threads(1)
@@ -190,7 +191,9 @@ def main() -> int:
     for scene in range(40):  # compiling does not count
         one_scene(np.random.default_rng(10**9 + scene))
     began = time.monotonic()
-    while time.monotonic() - began < wanted.seconds and result["scenes"] < wanted.scenes:
+    while result["scenes"] < wanted.scenes and (
+        result["scenes"] < wanted.least or time.monotonic() - began < wanted.seconds
+    ):
         scene = wanted.seed * 10**6 + result["scenes"]
         threads.set_thread_count(1 + scene % 3)
         try:

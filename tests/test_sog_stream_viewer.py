@@ -94,11 +94,11 @@ def test_the_viewer_shows_every_level_and_the_environment(tmp_path: Path) -> Non
     meta = read_stream_meta(tmp_path / "stream")
     assert meta.environment
     assert len(meta.files_of(0)) > 1
-    built = Path(viewer.__file__).parent / "_viewer"
+    built = Path(viewer.page.__file__).parent.parent / "_viewer"
     (tmp_path / "viewer.js").write_bytes(gzip.decompress((built / "viewer.js.gz").read_bytes()))
     rotation = viewer.world_to_viewer(np.array(VIEW.up))
     config = {
-        "settings": viewer._settings(VIEW, rotation), "rotation": viewer.quaternion_xyzw(rotation)
+        "settings": viewer.page._settings(VIEW, rotation), "rotation": viewer.quaternion_xyzw(rotation)
     }  # fmt: skip
     css = gzip.decompress((built / "viewer.css.gz").read_bytes()).decode()
     page = PAGE.replace("CSS", css).replace("CONFIG", json.dumps(config))

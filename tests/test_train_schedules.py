@@ -106,9 +106,9 @@ def test_frequency_gives_a_factor_the_steps_its_spectrum_is_worth() -> None:
     p = TrainParams(max_steps=1000)
     assert p.coarse_to_fine == "frequency"
     plan = schedules.plan(p, 1.0, 4000, 5000, SPECTRUM)
-    assert plan.resolution.stages == ((0, 4.0), (160, 2.0), (400, 1.0))
+    assert plan.resolution.stages == ((0, 4.0), (200, 2.0), (500, 1.0))
     small = schedules.plan(p, 1.0, 3 * schedules.MIN_COARSE_SIDE, 5000, SPECTRUM)
-    assert small.resolution.stages == ((0, 2.0), (400, 1.0))
+    assert small.resolution.stages == ((0, 2.0), (500, 1.0))
 
 
 def test_blur_halves_until_it_is_gone() -> None:

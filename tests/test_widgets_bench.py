@@ -146,7 +146,7 @@ def test_pause_step_resume_stop(endless: Bench) -> None:
     buttons.count.value = 3
     buttons.step.click()
     until(lambda: endless.session.latest.step == at + 3 and endless.state == "paused")
-    assert f"step {at + 3:,}" in endless.status.value or "paused" in endless.status.value
+    until(lambda: f"step {at + 3:,}" in endless.status.value or "paused" in endless.status.value)
     buttons.main.click()
     until(lambda: endless.session.latest.step > at + 10)
     buttons.stop.click()
