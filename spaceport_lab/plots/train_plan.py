@@ -114,9 +114,10 @@ def _label_rates(ax: Axes, plan: Plan) -> None:
         alike.setdefault(plan.learning_rates[name].final, []).append(label)
     for final, names in alike.items():
         text = "all" if len(alike) == 1 else ", ".join(names) if len(names) < 3 else "all others"
+        wider = plan.resolution.stage(plan.steps // 2) if RATE_NAMES["means"] in names else 1.0
         ax.annotate(
-            text, (plan.steps / 2, final**0.5), xytext=(6, 3), textcoords="offset points", fontsize=8.5,
-            color=INK,
+            text, (plan.steps / 2, wider * final**0.5), xytext=(6, 3), textcoords="offset points",
+            fontsize=8.5, color=INK,
         )  # fmt: skip
 
 
