@@ -156,7 +156,8 @@ def watch(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
 ) -> None:
     """Walk through a run in 3D while it trains: cameras, points, GPS track, and the splat as it grows."""
-    import time
+    import signal
+    import threading
 
     from spaceport_lab.viewer.live import LiveScene
     from spaceport_lab.workspace import StageRun
@@ -164,11 +165,11 @@ def watch(
     scene = LiveScene(StageRun(run_dir, "train"), host, port)
     scene.follow()
     console.print(f"{scene.address}  (Ctrl-C ends it; training does not notice)", soft_wrap=True)
-    try:
-        while True:
-            time.sleep(1)
-    except KeyboardInterrupt:
-        scene.close()
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):  # a shell that starts it in the background ignores the first
+        signal.signal(kind, lambda *_: ended.set())
+    ended.wait()
+    scene.close()
 
 
 @app.command()

@@ -175,11 +175,15 @@ def test_a_notebook_shows_one_scene_however_often_its_cell_is_run(run: StageRun)
         frames._scenes.pop(run.root).close()
 
 
-def test_the_command_serves_until_it_is_interrupted(run: StageRun) -> None:
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_serves_until_it_is_told_to_end(run: StageRun, ended_by: signal.Signals) -> None:
     command = [sys.executable, "-m", "spaceport_lab.cli", "watch", str(run.root)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         address = process.stdout.readline().split()[0]
         with urllib.request.urlopen(address, timeout=30) as page:
             assert b"<html" in page.read().lower()
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        process.send_signal(ended_by)
+        try:
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
