@@ -98,11 +98,9 @@ def _draw_rates(ax: Axes, plan: Plan, steps: np.ndarray) -> None:
     colors = (BLUE, ORANGE, GREEN, RED, SKY, PINK)
     for (name, label), color in zip(RATE_NAMES.items(), colors, strict=True):
         decay = plan.learning_rates[name]
-        wider = [plan.resolution.stage(s) if name == "means" else 1.0 for s in steps]
-        shares = [decay.at(s) / decay.start * factor for s, factor in zip(steps, wider, strict=True)]
-        ax.plot(steps, shares, color=color, label=label)
+        ax.plot(steps, [decay.at(s) / decay.start for s in steps], color=color, label=label)
     ax.set_yscale("log")
-    ax.set_ylim(min(0.5, plan.learning_rates["means"].final / 2), 2 * plan.resolution.stage(0))
+    ax.set_ylim(min(0.5, plan.learning_rates["means"].final / 2), 2)
     _label_rates(ax, plan)
     labelled(ax, "Learning rates", "step", "share of the first")
 
@@ -114,10 +112,9 @@ def _label_rates(ax: Axes, plan: Plan) -> None:
         alike.setdefault(plan.learning_rates[name].final, []).append(label)
     for final, names in alike.items():
         text = "all" if len(alike) == 1 else ", ".join(names) if len(names) < 3 else "all others"
-        wider = plan.resolution.stage(plan.steps // 2) if RATE_NAMES["means"] in names else 1.0
         ax.annotate(
-            text, (plan.steps / 2, wider * final**0.5), xytext=(6, 3), textcoords="offset points",
-            fontsize=8.5, color=INK,
+            text, (plan.steps / 2, final**0.5), xytext=(6, 3), textcoords="offset points", fontsize=8.5,
+            color=INK,
         )  # fmt: skip
 
 

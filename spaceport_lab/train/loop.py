@@ -62,7 +62,7 @@ def optimise(
 
         # What this step is: rates, view, resolution, blur, SH degree.
         step, began = c.step, time.monotonic()
-        rates = plan.rates(step)
+        rates = {name: decay.at(step) for name, decay in plan.learning_rates.items()}
         for name, optimizer in state.optimizers.items():
             optimizer.param_groups[0]["lr"] = rates[name]
         (index, factor, blur), *upcoming = _versions(plan, p, step, len(inputs.train.cameras))
@@ -120,8 +120,7 @@ def optimise(
         if not c.stopped_by:
             began = time.monotonic()
             strategy, fields = state.strategy, (state.splats, state.optimizers)
-            noise_rate = plan.learning_rates["means"].at(step)
-            refined = strategy.after_backward(*fields, done, info, noise_rate)
+            refined = strategy.after_backward(*fields, done, info, rates["means"])
             if done == plan.prune_at or done == plan.drop_bands_at:
                 refined = compacting.compact(state, plan, p, inputs, backend, done) or refined
             c.seconds += time.monotonic() - began

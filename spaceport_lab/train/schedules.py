@@ -15,6 +15,9 @@ from spaceport_lab.params import TrainParams
 STEP_STAGES = ((0.0, 4.0), (0.1, 2.0), (0.35, 1.0))
 """Share of the steps from which an image side is divided by the factor."""
 
+COARSE_SHARE = 0.85
+"""Of the steps over which "frequency" spreads the factors; what is left of them is for full size alone."""
+
 FINER_EVERY = 3
 """Of the steps on small images of "frequency", each so manieth is taken on one of twice the side."""
 
@@ -178,7 +181,6 @@ class Plan:
     """All schedules of one training.
 
     Attributes:
-        learning_rates: by field, for images of full size; see `rates`.
         prune_at: finished steps after which the least significant Gaussians go; None for never.
         prune_share: how many of them, 0 to 1.
         drop_bands_at: the same for SH bands.
@@ -195,16 +197,6 @@ class Plan:
     prune_at: int | None
     prune_share: float
     drop_bands_at: int | None
-
-    def rates(self, step: int) -> dict[str, float]:
-        """Learning rates at `step`, by field.
-
-        What an image of half the side shows of a position is known half as well, and so it moves twice as far
-        in a step: in pixels of the image it is seen in, positions always move alike.
-        """
-        found = {name: decay.at(step) for name, decay in self.learning_rates.items()}
-        found["means"] *= self.resolution.at(step)
-        return found
 
     def changes_gaussians(self, done: int) -> bool:
         """Whether Gaussians come, go or are altered at once after `done` finished steps."""
@@ -270,5 +262,5 @@ def _resolution(p: TrainParams, coarsest: float, spectrum: Mapping[float, float]
     for factor in sorted(spectrum, reverse=True):
         if factor <= coarsest:
             stages.append((first, factor))
-            first = round(p.max_steps * spectrum[factor])
+            first = round(COARSE_SHARE * p.max_steps * spectrum[factor])
     return Resolution((*stages, (first, 1.0)), FINER_EVERY)

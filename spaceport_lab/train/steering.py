@@ -154,7 +154,6 @@ def _warn_of_optimism(state: State, inputs: Inputs) -> None:
 def _settle(state: State, plan: Plan) -> None:
     """Bring all Gaussians up to date by the rates they waited under."""
     last = max(0, state.counters.step - 1)
-    rates = plan.rates(last)
     for name, optimizer in state.optimizers.items():
-        optimizer.param_groups[0]["lr"] = rates[name]
+        optimizer.param_groups[0]["lr"] = plan.learning_rates[name].at(last)
     shown.settle(state)
