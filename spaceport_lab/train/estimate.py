@@ -199,7 +199,7 @@ def measure(
         with torch.random.fork_rng(devices=[]):
             for n in sorted({first.n, most}):
                 state = _state(_multiplied(first, n), p, plan, views, backend)
-                for factor in sorted({plan.resolution.at(0), 1.0}, reverse=True):
+                for factor in sorted({plan.resolution.stage(0), 1.0}, reverse=True):
                     samples += _steps(state, plan, p, photos, factor, backend)
         shown.settle(state)
         began = time.perf_counter()

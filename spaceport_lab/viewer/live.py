@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
 from spaceport_lab.cameras import read_scene
+from spaceport_lab.edit.decimate import covariances as upper_covariances
 from spaceport_lab.errors import SpaceportError, StageError
 from spaceport_lab.gaussians import Gaussians
 from spaceport_lab.images import load_rgb
@@ -200,18 +202,15 @@ def most_covering(gaussians: Gaussians, most: int) -> Gaussians:
 
 def covariances(gaussians: Gaussians) -> Float[np.ndarray, "N 3 3"]:
     """Covariance matrices in world units²."""
-    rotations = Rotation.from_quat(gaussians.quats, scalar_first=True).as_matrix()
-    half = rotations * gaussians.sigmas[:, None, :]
-    return (half @ half.transpose(0, 2, 1)).astype(np.float32)
+    return upper_covariances(gaussians)[:, [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(-1, 3, 3).astype(np.float32)
 
 
 def spacing(centers: Float[np.ndarray, "C 3"]) -> float:
     """The usual distance from a camera to its nearest neighbour; 1 where there is none."""
     if len(centers) < 2:
         return 1.0
-    distances = np.linalg.norm(centers[:, None] - centers[None], axis=2)
-    np.fill_diagonal(distances, np.inf)
-    return float(np.median(distances.min(axis=1))) or 1.0
+    distances, _ = cKDTree(centers).query(centers, k=2)
+    return float(np.median(distances[:, 1])) or 1.0
 
 
 def _serve(host: str, port: int) -> Any:
