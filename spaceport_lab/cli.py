@@ -162,12 +162,12 @@ def watch(
     from spaceport_lab.viewer.live import LiveScene
     from spaceport_lab.workspace import StageRun
 
-    scene = LiveScene(StageRun(run_dir, "train"), host, port)
-    scene.follow()
-    console.print(f"{scene.address}  (Ctrl-C ends it; training does not notice)", soft_wrap=True)
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):  # a shell that starts it in the background ignores the first
         signal.signal(kind, lambda *_: ended.set())
+    scene = LiveScene(StageRun(run_dir, "train"), host, port)
+    scene.follow()
+    console.print(f"{scene.address}  (Ctrl-C ends it; training does not notice)", soft_wrap=True)
     ended.wait()
     scene.close()
 
