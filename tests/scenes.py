@@ -62,9 +62,9 @@ def make_run(root: Path, **scene) -> StageRun:
     return open_run(root)
 
 
-def open_run(root: Path) -> StageRun:
-    """The train stage of a run folder, as `notebook.start` opens it."""
-    run = StageRun(root, "train")
+def open_run(root: Path, stage: str = "train") -> StageRun:
+    """A stage of a run folder, as `notebook.start` opens it."""
+    run = StageRun(root, stage)
     run.dir.mkdir(parents=True, exist_ok=True)
     return run
 

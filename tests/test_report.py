@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import browser, drag, open_file, picture, settled, wait_until_shown
+from browser import browser, drag, open_address, open_file, picture, served, settled, wait_until_shown
 from inspected import make_run
 from matplotlib.figure import Figure
 from test_viewer import Page, difference
@@ -250,6 +250,21 @@ def test_offline_the_report_shows_the_splat_which_turns(root: Path) -> None:
         assert tab.page.evaluate("scrollY") == 0
     assert tab.requests == []
     assert tab.errors == []
+
+
+@pytest.mark.browser
+def test_behind_a_path_prefix_the_report_asks_for_nothing_else(root: Path, tmp_path: Path) -> None:
+    """As behind SageMaker's and Jupyter's proxies, whose addresses have a prefix that the page knows not."""
+    place = tmp_path / "proxy" / "8890"
+    place.mkdir(parents=True)
+    shutil.copy(root / "report.html", place)
+    with served(tmp_path) as site, browser(1000, 720, offline=False) as context:
+        tab = open_address(context, f"{site}/proxy/8890/report.html")
+        wait_until_shown(tab.page.wait_for_selector("iframe").content_frame())
+        box = tab.page.locator("iframe").bounding_box()
+        seen = settled(tab, {**box, "x": box["x"] + 40, "width": box["width"] - 80})
+        assert seen.std() > 20
+    assert (tab.requests, tab.errors) == ([], [])
 
 
 @pytest.mark.browser

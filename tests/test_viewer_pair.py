@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import browser, drag, open_address, open_file, settled, wait_until_shown
+from browser import browser, drag, open_address, open_file, served, settled, wait_until_shown
 from inspected import PARAMS, make_run
 from scenes import make_gaussians
 
@@ -79,27 +76,15 @@ def test_behind_a_path_prefix_nothing_but_the_page_is_asked_for(
 ) -> None:
     """As behind SageMaker's and Jupyter's proxies, whose addresses have a prefix that the page knows not."""
     viewer.write_viewer(folder / "viewer.html", folder / "splat.sog", viewpoint=VIEW)
-    served = tmp_path / "proxy" / "8890"
-    served.mkdir(parents=True)
-    (served / page).write_bytes((folder / page).read_bytes())
-    handler = functools.partial(Quiet, directory=str(tmp_path))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with browser(800, 360, offline=False) as context:
-            address = f"http://127.0.0.1:{server.server_address[1]}/proxy/8890/{page}"
-            tab = open_address(context, address)
-            for frame in tab.page.frames[1:] or [tab.page]:
-                wait_until_shown(frame)
-            assert settled(tab)[LEFT].std() > 20
-        server.shutdown()
+    place = tmp_path / "proxy" / "8890"
+    place.mkdir(parents=True)
+    (place / page).write_bytes((folder / page).read_bytes())
+    with served(tmp_path) as site, browser(800, 360, offline=False) as context:
+        tab = open_address(context, f"{site}/proxy/8890/{page}")
+        for frame in tab.page.frames[1:] or [tab.page]:
+            wait_until_shown(frame)
+        assert settled(tab)[LEFT].std() > 20
     assert (tab.requests, tab.errors) == ([], [])
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    """A server of files that keeps its log to itself; browsers ask for an icon of their own accord."""
-
-    def log_message(self, *_) -> None:
-        pass
 
 
 def test_frames_of_a_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The tuning bench in a real browser: JupyterLab, headless Chromium, a small scene.
+"""The tuning bench in a real browser: JupyterLab, headless Chromium, the sample and a smaller scene.
 
 Pictures of the page go into $SCREENSHOTS, or build/screenshots.
 """
@@ -22,9 +22,12 @@ import pytest
 import scenes
 from playwright.sync_api import Locator
 
+from spaceport_lab import ingest, sfm
 from spaceport_lab.params import resolve
 from spaceport_lab.params.cells import notebook_path
+from spaceport_lab.sample import make_sample
 from spaceport_lab.train import stream
+from spaceport_lab.workspace import StageRun, write_manifest
 
 pytestmark = pytest.mark.browser
 
@@ -58,12 +61,25 @@ def _no_kernel_is_left(lab: tuple[str, Path]) -> Iterator[None]:
     jupyter.shut_kernels_down(lab[0])
 
 
-def put(work: Path, name: str, **values: Any) -> Path:
-    """A small scene and the notebook that tunes it; returns the run folder that tuning writes."""
-    run = scenes.make_run(work / "data" / name / "runs" / "bench", n_points=200)
+def put(work: Path, name: str, run: StageRun | None = None, **values: Any) -> Path:
+    """The notebook that tunes a run, or a small scene; returns the run folder that tuning writes."""
+    run = run or scenes.make_run(work / "data" / name / "runs" / "bench", n_points=200)
     values = {"run_dir": str(run.root), "interactive": True, **values}
     jupyter.copy_notebook(notebook_path("90_tune"), work / f"{name}.ipynb", **values)
     return run.root.with_name("bench-tune")
+
+
+def make_sample_run(scene: Path) -> StageRun:
+    """The sample, reconstructed; trained at half the size of `make demo`, so that checks come soon."""
+    make_sample(scene)
+    root = scene / "runs" / "bench"
+    chosen = resolve(["demo"], ["sfm.train_size=320"]).params
+    for stage, work in (("ingest", ingest.run), ("sfm", sfm.run)):
+        run = scenes.open_run(root, stage)
+        for _ in work(run, chosen[stage]):
+            pass
+        write_manifest(run, chosen[stage])
+    return scenes.open_run(root)
 
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -74,7 +90,7 @@ def last_step(run: Path) -> int:
     return max((r["step"] for r in records(run, "step")), default=0)
 
 
-def until(true: Callable[[], Any], lab: jupyter.Lab | None = None, seconds: float = 60) -> None:
+def until(true: Callable[[], Any], lab: jupyter.Lab | None = None, seconds: float = 120) -> None:
     """Wait for something to become true; fail with what the page says when it does not."""
     end = time.monotonic() + seconds
     while not true():
@@ -118,7 +134,8 @@ def made(refine: dict[str, Any]) -> str:
 
 def test_tuning_in_the_page(lab: tuple[str, Path]) -> None:
     address, work = lab
-    run = put(work, "tuned", **ENDLESS)
+    scene = make_sample_run(work / "data" / "sample")
+    run = put(work, "tuned", scene, **{**ENDLESS, "init_points": 3000, "cap_max": 20_000})
     with jupyter.page(address, height=1500) as tab:
         tab.open("tuned.ipynb")
         tab.run_all()
@@ -187,7 +204,7 @@ def test_tuning_in_the_page(lab: tuple[str, Path]) -> None:
         tab.page.get_by_text("from-the-page.yaml").first.wait_for()
         found = resolve([str(preset)]).params["train"]
         assert found.grow_grad2d == low
-        assert found.cap_max == ENDLESS["cap_max"]
+        assert found.cap_max == 20_000
 
         tab.kernel("interrupt")
         tab.page.get_by_text("Run this cell again").first.wait_for()

@@ -1,6 +1,6 @@
 """The bench: a training beside the kernel that can be watched and steered, in one cell.
 
-Threads: the session trains in one, a second draws once a second, and what a person presses is heard in the
+Threads: the session trains in one, a second draws now and then, and what a person presses is heard in the
 kernel's subshell while a cell waits for the end. Callbacks only call `Control` or set plain attributes; no
 tensor is touched outside the training thread.
 """
@@ -20,6 +20,7 @@ from IPython.display import DisplayHandle
 from spaceport_lab.errors import WorkspaceError
 from spaceport_lab.params import TrainParams
 from spaceport_lab.plots.train import WHY
+from spaceport_lab.runcard import usable_cores
 from spaceport_lab.session import Session
 from spaceport_lab.train import inputs, schedules
 from spaceport_lab.train import plan as first_plan
@@ -35,10 +36,11 @@ from spaceport_lab.workspace import Progress, StageRun
 
 logger = logging.getLogger(__name__)
 
-UPDATE_SECONDS = 2.0
-"""Between two updates of the page: what a browser paints without a GPU, it takes from training."""
+UPDATE_SECONDS = max(1.0, 6.0 / usable_cores())
+"""Between two updates of the page. One takes a browser without a GPU 0.1 s of one core, and where it has the
+cores of the training this is then 2 % of them, however few they are."""
 
-PICTURE_SECONDS = 6.0
+PICTURE_SECONDS = 3 * UPDATE_SECONDS
 """Between two pictures of the held-out view, which are the most to paint."""
 
 THRESHOLD = "grow_grad2d"
