@@ -106,7 +106,8 @@ def start(stage: str, cell: Mapping[str, Any]) -> tuple[StageParams, StageRun]:
     runcard.update_stage(
         run.root, stage, status="running", started=runcard.now(), metrics={}, warnings=[], error=None
     )
-    display(_params_table(stage, params, run))
+    origins = _note_params(stage, params, run)
+    display(_params_table(stage, params, origins, run))
     return params, run
 
 
@@ -221,19 +222,30 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _params_table(stage: str, params: StageParams, run: StageRun) -> Any:
-    card = (runcard.read(run.root) or {}).get("params", {}).get(stage, {})
-    rows = []
-    for name, field in SCHEMAS[stage].model_fields.items():
-        if name == "run_dir":
-            continue  # the title says it
-        value = getattr(params, name)
-        entry = card.get(name)
-        if entry is not None and entry["value"] == value:
-            origin = entry["origin"]
-        else:
-            origin = "default" if value == field.default else "this notebook"
-        rows.append({"parameter": name, "value": value, "from": origin, "help": field.description})
+def _note_params(stage: str, params: StageParams, run: StageRun) -> dict[str, str]:
+    """Put the parameters in force on the run card, for a notebook worked by hand has no pipeline to do it.
+
+    Returns:
+        Name → where the value comes from.
+    """
+    before = (runcard.read(run.root) or {}).get("params", {}).get(stage, {})
+    noted = {name: entry for name, entry in before.items() if name == "run_dir"}
+    for name, value in files.plain(params.model_dump(exclude={"run_dir"})).items():
+        known = before.get(name)
+        default = value == files.plain(SCHEMAS[stage].model_fields[name].default)
+        origin = "default" if default else "this notebook"
+        noted[name] = known if known and known["value"] == value else {"value": value, "origin": origin}
+    if noted != before:  # the folder is no parameter of what is made, and moves
+        runcard.update(run.root, lambda card: card.setdefault("params", {}).update({stage: noted}))
+    return {name: entry["origin"] for name, entry in noted.items()}
+
+
+def _params_table(stage: str, params: StageParams, origins: Mapping[str, str], run: StageRun) -> Any:
+    rows = [
+        {"parameter": name, "value": getattr(params, name), "from": origins[name], "help": field.description}
+        for name, field in SCHEMAS[stage].model_fields.items()
+        if name != "run_dir"  # the title says it
+    ]
     changed = [row for row in rows if row["from"] != "default"]
     rest = [row for row in rows if row["from"] == "default"]
     return _Foldable(

@@ -39,6 +39,20 @@ def test_start_validates_and_opens_the_card(root: Path) -> None:
     assert runcard.read(root)["stages"]["ingest"]["status"] == "running"
 
 
+def test_start_puts_parameters_on_the_card(root: Path) -> None:
+    """Which the pipeline does otherwise; what it knows of where they come from is kept."""
+    cell = {"run_dir": str(root), "interactive": True, "min_side": 99, "max_archive_gb": 3.0}
+    known = {"min_side": {"value": 99, "origin": "preset demo"}, "sky_mask": {"value": True, "origin": ""}}
+    runcard.update(root, lambda card: card["params"].update(ingest=known))
+    notebook.start("ingest", cell)
+    noted = runcard.read(root)["params"]["ingest"]
+    assert noted["min_side"] == {"value": 99, "origin": "preset demo"}
+    assert noted["sky_mask"] == {"value": False, "origin": "default"}
+    assert noted["max_archive_gb"] == {"value": 3.0, "origin": "this notebook"}
+    assert noted["source"] == {"value": "", "origin": "default"}
+    assert "run_dir" not in noted
+
+
 def test_start_refuses_what_the_schema_refuses(root: Path) -> None:
     with pytest.raises(ParamsError, match=r"ingest\.min_side is 'big'"):
         notebook.start("ingest", {"run_dir": str(root), "interactive": True, "min_side": "big"})
