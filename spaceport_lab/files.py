@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from spaceport_lab import fence
 from spaceport_lab.errors import WorkspaceError
 
 
@@ -28,6 +29,7 @@ def clear_os_errors(path: Path) -> Iterator[None]:
             errno.EDQUOT: "free some of your quota or choose another folder with --data",
             errno.EACCES: "make the folder writable or choose another one with --data",
             errno.EPERM: "make the folder writable or choose another one with --data",
+            errno.EEXIST: "a file lies where a folder is needed: move it or choose another --data",
             errno.ENOTDIR: "a file lies where a folder is needed: move it or choose another --data",
             errno.EROFS: "the file system is read-only: choose another folder with --data",
         }
@@ -49,8 +51,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     Raises:
         WorkspaceError: the disk is full or the folder is not writable.
+        FencedError: the folder was given to somebody else.
     """
     path = Path(path)
+    fence.check(path)
     with clear_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         # The suffix is kept because writers such as Pillow choose the format by it.
@@ -62,6 +66,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             with open(temporary, "rb+") as file:
                 os.fsync(file.fileno())
+            fence.check(path)  # what took long to write may have been taken away meanwhile
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spaceport_lab import files
+from spaceport_lab import fence, files
 from spaceport_lab.errors import ParamsError
 
 FLUSH_SECONDS = 10
@@ -43,6 +43,7 @@ class Stream:
     def write(self, kind: str, step: int, **values: Any) -> None:
         """Append one record; it can be read by others at once, in TensorBoard within seconds."""
         record = {"kind": kind, "step": step, **values}
+        fence.check(self.path)
         with files.clear_os_errors(self.path):
             self._file.write(_line(record))
             self._file.flush()
