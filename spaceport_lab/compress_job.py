@@ -29,7 +29,6 @@ from spaceport_lab.inspection.viewpoint import first_view, up_direction
 logger = logging.getLogger(__name__)
 
 REPORT = "compression_report.json"
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _PICTURE = (512, 288)  # pixels
 _KEPT = 1024  # characters of SageMaker's failure reason
 
@@ -97,18 +96,6 @@ def job_from_environment(environment: Mapping[str, str] = os.environ, setting: s
         min_ratio=number("SM_HP_MIN_RATIO", float, Job.min_ratio),
         min_psnr=number("SM_HP_MIN_PSNR", float, Job.min_psnr),
     )
-
-
-def log_level(environment: Mapping[str, str] = os.environ) -> str:
-    """`LOG_LEVEL`, INFO when it is not set.
-
-    Raises:
-        ParamsError: no level of that name.
-    """
-    level = environment.get("LOG_LEVEL", "").strip().upper() or "INFO"
-    if level not in LEVELS:
-        raise ParamsError("LOG_LEVEL is not known", got=level, expected=", ".join(LEVELS))
-    return level
 
 
 def run_job(job: Job) -> int:

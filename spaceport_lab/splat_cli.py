@@ -244,13 +244,10 @@ def job(
     ] = None,
 ) -> None:
     """Compress every PLY of SM_CHANNEL_INPUT into SM_OUTPUT_DATA_DIR, with a report; for production."""
-    import logging
+    from spaceport_lab import logs
+    from spaceport_lab.compress_job import job_from_environment, run_job
 
-    from spaceport_lab.compress_job import job_from_environment, log_level, run_job
-
-    form = "%(asctime)s %(levelname)s %(message)s"
-    logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format=form, force=True)
-    logging.getLogger("spaceport_lab").setLevel(log_level())  # others' debug output would drown ours
+    logs.configure(stream=sys.stdout)
     failed = run_job(job_from_environment(setting=setting.value if setting else ""))
     if failed:
         console.print(f"{failed} files could not be compressed: see compression_report.txt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from pathlib import Path
 
@@ -41,7 +42,10 @@ def tiny_flight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_scene_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own settings must not change what the tests see."""
-    for name in ("SPACEPORT_DATA", "SPACEPORT_MLFLOW"):
+    for name in tuple(os.environ):
+        if name.startswith("SPACEPORT_") and name != "SPACEPORT_KERNEL_CACHE":
+            monkeypatch.delenv(name)
+    for name in ("LOG_LEVEL", "LOG_FORMAT"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,6 @@ from spaceport_lab.compress_job import (
     Job,
     find_plys,
     job_from_environment,
-    log_level,
     psnr_renders,
     run_job,
 )
@@ -209,9 +209,6 @@ def test_nothing_to_do_and_wrong_words(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no PLY to compress"):
         run_job(Job(tmp_path, tmp_path / "out"))
     assert find_plys(tmp_path) == []
-    with pytest.raises(ParamsError, match="LOG_LEVEL"):
-        log_level({"LOG_LEVEL": "loud"})
-    assert (log_level({"LOG_LEVEL": " debug "}), log_level({})) == ("DEBUG", "INFO")
 
 
 def test_the_environment_of_sagemaker(tmp_path: Path) -> None:
@@ -247,8 +244,8 @@ def test_as_a_command(job: Job, tmp_path: Path) -> None:
 
     first = run()
     assert first.returncode == 1
-    assert "ERROR 3/4 m.ply: failed: m.ply is truncated" in first.stdout
-    assert "INFO 4/4 z.ply: compressed, 50 splats" in first.stdout
+    assert re.search(r"error +\] 3/4 m\.ply: failed: m\.ply is truncated", first.stdout)
+    assert re.search(r"info +\] 4/4 z\.ply: compressed, 50 splats", first.stdout)
     assert "Traceback" not in first.stdout + first.stderr
     assert metadata(job)["host"] == "algo-7"
     (job.input / "m.ply").unlink()

@@ -122,7 +122,10 @@ def imported_packages(folder: Path) -> set[str]:
     return names - set(sys.stdlib_module_names) - {"spaceport_lab"}
 
 
-@pytest.mark.parametrize(("folder", "extras"), [("spaceport_lab", ("live", "mlflow")), ("tests", ("dev",))])
+@pytest.mark.parametrize(
+    ("folder", "extras"),
+    [("spaceport_lab", ("live", "mlflow", "aws", "serve", "cluster")), ("tests", ("dev",))],
+)
 def test_everything_imported_is_declared(folder: str, extras: tuple[str, ...]) -> None:
     """A machine that has more installed than it should hides what is missing."""
     wanted = PROJECT["dependencies"] + [r for e in extras for r in PROJECT["optional-dependencies"][e]]

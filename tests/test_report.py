@@ -160,6 +160,11 @@ def test_cost_is_shown_where_it_is_known(root: Path) -> None:
     assert facts.tiles(card)[-1] == facts.Tile(
         "cost", f"${facts.total_seconds(card):.2f}", "at $3600 an hour"
     )
+    card["price"] = {"date": "2026-11-21"}
+    card["estimate"] = {"seconds": {"low": 60.0, "high": 125.0}, "usd": {"low": 1.0, "high": 2.5}}
+    time, cost = facts.tiles(card)[-2:]
+    assert time.note.endswith("cores, 1 min 00 s to 2 min 05 s expected")
+    assert cost.note == "at $3600 an hour (2026-11-21), $1.00 to $2.50 expected"
 
 
 def test_without_a_run_card_there_is_no_report(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,10 +82,24 @@ def tiles(card: Mapping[str, Any]) -> list[Tile]:
     if not sfm:
         found.append(_tile("photographs usable", ingest.get("n_used"), "{:,}", _of(ingest.get("n_photos"))))
     shown = [tile for tile in found if tile is not None]
-    shown.append(Tile("time", duration(total_seconds(card)), f"on {card['host'].get('cores', '?')} cores"))
+    expected = card.get("estimate") or {}
+    cores = f"on {card['host'].get('cores', '?')} cores"
+    shown.append(
+        Tile("time", duration(total_seconds(card)), cores + _expected(expected.get("seconds"), duration))
+    )
     if card.get("cost") is not None:
-        shown.append(Tile("cost", f"${card['cost']:.2f}", f"at ${card['usd_per_hour']:g} an hour"))
+        price = f"at ${card['usd_per_hour']:g} an hour"
+        if date := (card.get("price") or {}).get("date"):
+            price += f" ({date})"
+        shown.append(
+            Tile("cost", f"${card['cost']:.2f}", price + _expected(expected.get("usd"), "${:.2f}".format))
+        )
     return shown
+
+
+def _expected(between: Mapping[str, Any] | None, show: Callable[[float], str]) -> str:
+    """What earlier runs had said, to stand beside what came."""
+    return f", {show(between['low'])} to {show(between['high'])} expected" if between else ""
 
 
 def stage_rows(card: Mapping[str, Any]) -> list[dict[str, Any]]:
