@@ -13,11 +13,11 @@ from rich.console import Console
 
 from spaceport_lab import runcard, workspace
 from spaceport_lab.errors import InputError, ParamsError, WorkspaceError
+from spaceport_lab.naming import JOB_NAME, STAGE_SUFFIX, slug
 from spaceport_lab.params import SCHEMAS, STAGES, IngestParams, SfmParams
 from spaceport_lab.pipeline import make_request
 from spaceport_lab.pipeline.display import Display, headline, live_line
-from spaceport_lab.pipeline.jobs import JOB_NAME, STAGE_SUFFIX, adopt_run, open_run, prepare_stage
-from spaceport_lab.pipeline.request import slug
+from spaceport_lab.pipeline.jobs import adopt_run, open_run, prepare_stage
 from spaceport_lab.workspace import StageRun
 
 
@@ -48,6 +48,9 @@ def finish(root: Path, stage: str, params: object | None = None, content: str = 
 
 
 def test_a_folder_of_photographs(tmp_path: Path, data: Path) -> None:
+    named = make_request(photographs(tmp_path / "input"), "full", data, scene="Brighton Beach")
+    assert (named.scene, named.scene_dir) == ("brighton-beach", data / "brighton-beach")
+    assert named.fixed["ingest"]["source"] == str(tmp_path / "input")
     request = make_request(photographs(tmp_path / "Brighton Beach"), "full", data)
     assert (request.scene, request.stages) == ("brighton-beach", STAGES)
     assert request.fixed == {"ingest": {"source": str(tmp_path / "Brighton Beach")}}

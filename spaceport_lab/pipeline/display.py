@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Column
 
-from spaceport_lab.pipeline.jobs import STAGE_SUFFIX
+from spaceport_lab.naming import STAGE_SUFFIX
 
 PLAIN_SECONDS = 15.0
 """Without a terminal (a log file, CI) one line this often."""

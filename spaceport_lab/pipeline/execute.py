@@ -7,7 +7,7 @@ failing cell's own message, and the exit code is 1.
 from __future__ import annotations
 
 import json
-import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from typing import Any
 import papermill
 from nbclient.exceptions import DeadKernelError
 
-from spaceport_lab import files
+from spaceport_lab import files, logs
 from spaceport_lab.notebook import die_with_parent
+from spaceport_lab.pipeline.holding import PARENT
 
 
 def execute(spec: dict[str, Any]) -> int:
     """Execute a notebook with papermill as the spec says; returns the exit code."""
-    logging.basicConfig(level=logging.WARNING)
+    logs.configure(level="WARNING")
     with open(spec["log"], "a", encoding="utf-8", buffering=1) as log:
         try:
             papermill.execute_notebook(
@@ -52,4 +53,6 @@ def execute(spec: dict[str, Any]) -> int:
 
 if __name__ == "__main__":
     die_with_parent()
+    if os.getppid() != int(os.environ.get(PARENT, os.getppid())):
+        sys.exit(130)  # it died while this was being imported
     sys.exit(execute(json.loads(Path(sys.argv[1]).read_text())))

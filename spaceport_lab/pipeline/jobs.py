@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import datetime
-import re
-import secrets
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 from spaceport_lab import files, runcard
 from spaceport_lab.errors import ParamsError, WorkspaceError
+from spaceport_lab.naming import JOB_NAME, job_name, slug
 from spaceport_lab.params import STAGES, StageParams
-from spaceport_lab.pipeline.request import Request, slug
+from spaceport_lab.pipeline.request import Request
 from spaceport_lab.workspace import (
     StageRun,
     folder_name,
@@ -21,18 +20,6 @@ from spaceport_lab.workspace import (
     read_manifest,
     stage_key,
 )
-
-JOB_NAME = re.compile(r"[a-z0-9](-*[a-z0-9]){0,40}")
-"""What a job may be called: SageMaker's rule, shortened so that `-compression` still fits."""
-
-STAGE_SUFFIX = {
-    "ingest": "ingest",
-    "sfm": "sfm",
-    "train": "3dgs",
-    "compress": "compression",
-    "inspect": "inspect",
-}
-"""A stage's name is the job's plus one of these."""
 
 _NEVER_LINKED = (".json", ".jsonl", ".txt")
 
@@ -71,8 +58,7 @@ def open_run(request: Request, asked: dict[str, Any], job: str | None, new: bool
         equal = [p for p in runs.glob("*/run.json") if _asked(p.parent) == asked]
         if equal:
             return max(equal, key=lambda p: p.stat().st_mtime).parent
-    stamp = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
-    root = runs / f"{slug(request.scene)}-{stamp}-{secrets.token_hex(2)}"
+    root = runs / job_name(slug(request.scene), time.time())
     with files.clear_os_errors(root):
         # exist_ok stays False: two runs started in the same second must never share a folder.
         root.mkdir(parents=True)

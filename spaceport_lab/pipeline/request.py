@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from spaceport_lab import runcard
@@ -12,15 +12,9 @@ from spaceport_lab.errors import InputError, ParamsError
 from spaceport_lab.ingest.remote import address
 from spaceport_lab.ingest.transforms import NAME as TRANSFORMS
 from spaceport_lab.ingest.video import ENDINGS as VIDEOS
+from spaceport_lab.naming import STEPS, slug
 from spaceport_lab.params import STAGES
 from spaceport_lab.workspace import folder_name, read_manifest
-
-STEPS: dict[str, tuple[str, ...]] = {
-    "full": STAGES,
-    "3dgs": ("sfm", "train", "compress", "inspect"),
-    "compression": ("compress", "inspect"),
-}
-"""What `--steps` may be, and the stages each one runs."""
 
 _MODEL_FILES = ("cameras.bin", "cameras.txt")
 
@@ -46,7 +40,7 @@ class Request:
     adopt: Path | None = None
 
 
-def make_request(path: Path | str, steps: str, data_dir: Path) -> Request:
+def make_request(path: Path | str, steps: str, data_dir: Path, scene: str = "") -> Request:
     """Understand what `path` is for these steps.
 
     Args:
@@ -54,11 +48,21 @@ def make_request(path: Path | str, steps: str, data_dir: Path) -> Request:
             scene folder, a run folder, a COLMAP folder, or a PLY.
         steps: a key of STEPS.
         data_dir: where scenes lie.
+        scene: what the scene is to be called, where its folder's name says nothing; empty: that name. What
+            goes on from a run stays in the scene of that run.
 
     Raises:
         ParamsError: no such steps.
         InputError: the path does not exist, or holds nothing these steps can start from.
     """
+    request = _understand(path, steps, data_dir)
+    if not scene or request.adopt is not None:
+        return request
+    name = slug(scene)
+    return replace(request, scene=name, scene_dir=Path(data_dir).resolve() / name)
+
+
+def _understand(path: Path | str, steps: str, data_dir: Path) -> Request:
     if steps not in STEPS:
         raise ParamsError(f"there are no steps {steps!r}", expected=f"one of {', '.join(STEPS)}")
     url = address(path)
@@ -84,11 +88,6 @@ def make_request(path: Path | str, steps: str, data_dir: Path) -> Request:
     if steps == "3dgs":
         return _from_colmap(path, data_dir)
     return _from_ply(path, data_dir)
-
-
-def slug(name: str) -> str:
-    """`name` in lower-case letters, digits and single hyphens, at most 20 of them; never empty."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:20].strip("-") or "scene"
 
 
 def _from_photographs(path: Path, data_dir: Path) -> Request:

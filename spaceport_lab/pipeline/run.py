@@ -14,15 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from spaceport_lab import errors, files, report, runcard, tracking
-from spaceport_lab.errors import SpaceportError, StageError, WorkspaceError
+from spaceport_lab import costs, errors, files, logs, report, runcard, tracking
+from spaceport_lab.errors import SpaceportError, StageError
+from spaceport_lab.naming import STAGE_SUFFIX
 from spaceport_lab.params import Resolved, StageParams, resolve
 from spaceport_lab.params.cells import notebook_path
 from spaceport_lab.pipeline.display import Display
-from spaceport_lab.pipeline.jobs import STAGE_SUFFIX, adopt_run, open_run, prepare_stage
+from spaceport_lab.pipeline.holding import PARENT, only_writer
+from spaceport_lab.pipeline.jobs import adopt_run, open_run, prepare_stage
 from spaceport_lab.pipeline.request import Request
+from spaceport_lab.pipeline.sending import Sent
 from spaceport_lab.workspace import StageRun, folder_name
 
 GRACE_SECONDS = 5.0
@@ -54,6 +55,7 @@ def run_pipeline(
     display: Display | None = None,
     mlflow: str = "",
     usd_per_hour: float = 0.0,
+    output: str = "",
 ) -> RunResult:
     """Run the request's stages; finished ones with the same key are not run again.
 
@@ -67,13 +69,18 @@ def run_pipeline(
         new: with no name: always start a new job.
         display: where progress is shown; None shows none.
         mlflow: store that takes the run once it has ended, see `tracking.log_run`; empty: none.
-        usd_per_hour: what this machine costs; the card then says what each stage did. 0: not said.
+        usd_per_hour: what this machine costs; the card then says what each stage did. 0: the price file is
+            asked, where SPACEPORT_INSTANCE says what this machine is.
+        output: prefix in S3, s3://bucket/runs, that gets the run folder as `<output>/<job>/`: after each
+            stage, and with a marker once all went well. What it has of the job already is brought back first,
+            so that no finished stage runs again on another machine. Empty: nothing is sent.
 
     Raises:
         ParamsError: a parameter, preset or job name cannot be used; nothing was written.
         BackendError: CUDA was asked for and cannot be had; nothing was written.
         StageError: a notebook failed; the message is the failing cell's own.
         WorkspaceError: the run folder is in use, full or not writable.
+        StoreError: `output` cannot be used, which is found out before anything runs, or broke off.
     """
     resolved = resolve(presets, overrides, request.fixed)
     _preflight(request, resolved)
@@ -85,13 +92,18 @@ def run_pipeline(
     }
     root = open_run(request, asked, job, new)
     display = display or Display(quiet=True)
-    with _only_writer(root), _termination_as_interrupt():
+    with logs.bound(root.name), only_writer(root), _termination_as_interrupt():
+        sent = Sent(root, output, display)
+        sent.begin()
         _open_card(root, request, resolved, asked)
         if request.adopt is not None:
             adopt_run(request.adopt, root, before=request.stages[0])
         display.start(root, request.stages)
         try:
-            ran = [_run_stage(root, stage, resolved, display) for stage in request.stages]
+            ran = False
+            for stage in request.stages:
+                ran |= _run_stage(root, stage, resolved, display)
+                sent.sync()
         except BaseException as error:
             stopped = isinstance(error, (KeyboardInterrupt, SystemExit))
             _close_card(root, "interrupted" if stopped else "failed", error, usd_per_hour)
@@ -100,13 +112,15 @@ def run_pipeline(
                 with contextlib.suppress(Exception):
                     report.write_report(root)
                 _track(root, mlflow, display)
+            sent.abandon(error)
             raise
         finally:
             display.stop()
         _close_card(root, "succeeded", None, usd_per_hour)
-        if any(ran) or not (root / "report.html").exists():
+        if ran or not (root / "report.html").exists():
             report.write_report(root)
         _track(root, mlflow, display)
+        sent.complete()
     return RunResult(root, runcard.read(root) or {})
 
 
@@ -183,6 +197,7 @@ def _execute(run: StageRun, params: StageParams, display: Display) -> None:
     command = [sys.executable, "-m", "spaceport_lab.pipeline.execute", str(run.dir / "spec.json")]
     # A kernel named python3 in the user's home must not win over the one beside this interpreter.
     environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    environment |= {**logs.child_environment(run.job, run.stage), PARENT: str(os.getpid())}
     with open(spec["log"], "ab") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
@@ -232,24 +247,6 @@ def _read_progress(root: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def _only_writer(root: Path) -> Iterator[None]:
-    lock = filelock.FileLock(root / ".lock")
-    with files.clear_os_errors(root):
-        try:
-            lock.acquire(timeout=2)
-        except filelock.Timeout as error:
-            raise WorkspaceError(
-                f"job {root.name} is being run by another process",
-                got=root,
-                hint="wait for it, stop it, or give another --job name",
-            ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
     """Let SIGTERM end a run as Ctrl-C does: the stage is stopped and the card says interrupted."""
 
@@ -290,12 +287,12 @@ def _open_card(root: Path, request: Request, resolved: Resolved, asked: dict[str
 
 def _close_card(root: Path, status: str, error: BaseException | None, usd_per_hour: float) -> None:
     message = str(error) if isinstance(error, SpaceportError) else repr(error) if error else None
+    earlier = costs.read_cards(root.parents[2])
 
     def change(card: dict[str, Any]) -> None:
         card.update(status=status, error=message, ended=runcard.now())
         card["seconds"] = round(sum(s.get("seconds") or 0 for s in card["stages"].values()), 2)
-        if usd_per_hour:
-            runcard.price(card, usd_per_hour)
+        costs.note(card, root, usd_per_hour=usd_per_hour, earlier=earlier)
 
     # A full disk must not hide the error that is already on its way.
     with contextlib.suppress(SpaceportError):
