@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from spaceport_lab import __version__, splat_cli
+from spaceport_lab import __version__, service_cli, splat_cli
+from spaceport_lab.cli_options import DataDir, Output, Override, Preset, Steps, console
 from spaceport_lab.errors import SpaceportError
 
 app = typer.Typer(
@@ -23,17 +24,7 @@ app = typer.Typer(
 params_app = typer.Typer(no_args_is_help=True, help="Parameters: show them, keep the notebooks in step.")
 app.add_typer(params_app, name="params")
 app.add_typer(splat_cli.app, name="splat")
-# Without a terminal there is no width to respect, and a table cut at 80 columns helps nobody.
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-
-Preset = Annotated[
-    list[str] | None, typer.Option("--preset", "-p", help="Preset name or .yaml path; later ones win.")
-]
-Override = Annotated[
-    list[str] | None, typer.Option("--set", "-s", help="STAGE.NAME=VALUE, over presets; repeatable.")
-]
-DataDir = Annotated[Path, typer.Option("--data", help="Folder of the scenes.", envvar="SPACEPORT_DATA")]
-
+app.add_typer(service_cli.app)
 Mlflow = Annotated[
     str,
     typer.Option(
@@ -57,13 +48,16 @@ def run(
     path: Annotated[
         str,
         typer.Argument(
-            help="Photographs (folder, zip, video, transforms.json, s3://…), scene, COLMAP folder, or PLY."
+            help="Photographs (folder, zip, video, transforms.json, s3://…), scene, COLMAP folder, or PLY.",
+            envvar="S3_INPUT_URI",
         ),
     ],
     preset: Preset = None,
     override: Override = None,
     job: Annotated[str | None, typer.Option(help="Name of the job; the same name again resumes it.")] = None,
-    steps: Annotated[str, typer.Option(help="full, 3dgs or compression.")] = "full",
+    steps: Steps = "full",
+    scene: Annotated[str, typer.Option(help="Its name, where the folder's name says nothing.")] = "",
+    output: Output = "",
     new: Annotated[
         bool, typer.Option("--new", help="Start a new job even if the same was run before.")
     ] = False,
@@ -82,7 +76,7 @@ def run(
     from spaceport_lab.pipeline import make_request, run_pipeline
     from spaceport_lab.pipeline.display import Display
 
-    request = make_request(path, steps, data)
+    request = make_request(path, steps, data, scene)
     try:
         result = run_pipeline(
             request,
@@ -93,6 +87,7 @@ def run(
             display=Display(console=console),
             mlflow=mlflow,
             usd_per_hour=usd_per_hour,
+            output=output,
         )
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")

@@ -11,25 +11,28 @@ import spaceport_lab
 
 PACKAGE = Path(spaceport_lab.__file__).parent
 FLOORS: list[set[str]] = [
-    {"errors", "resources", "files", "kernels"},
+    {"errors", "resources", "fence", "files", "kernels"},
     {"params"},
-    {"workspace", "runcard", "colmap", "cameras", "gaussians", "images", "metrics"},
+    {"workspace", "runcard", "naming", "colmap", "cameras", "gaussians", "images", "metrics"},
     {"backends", "sog"},
     {"evaluation", "edit"},
     {"sample", "ingest", "sfm", "train", "compress", "inspection"},
-    {"plots", "viewer", "compress_job"},
-    {"notebook", "report", "ablation", "session", "tracking"},
+    {"plots", "viewer", "compress_job", "logs", "costs"},
+    {"notebook", "report", "ablation", "session", "tracking", "aws"},
     {"pipeline", "doctor", "splat_cli", "widgets", "comparing"},
-    {"sweep"},
+    {"sweep", "jobs", "notify"},
+    {"serve"},
+    {"cli_options", "service_cli"},
     {"cli"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 STAGES = {"ingest", "sfm", "train", "compress", "inspection"}
 # errors is every room's; files sits on errors; the rest of a floor shares nothing unless listed here.
 SAME_FLOOR = {
-    ("files", "errors"), ("kernels", "errors"), ("runcard", "files"), ("workspace", "runcard"),
+    ("files", "errors"), ("fence", "errors"), ("files", "fence"), ("kernels", "errors"),
+    ("runcard", "files"), ("workspace", "runcard"),
     ("cameras", "images"), ("cameras", "colmap"), ("report", "notebook"), ("notebook", "report"),
-    ("session", "notebook"),
+    ("session", "notebook"), ("notify", "jobs"), ("service_cli", "cli_options"),
 }  # fmt: skip
 MODULES = sorted(p for p in PACKAGE.rglob("*.py"))
 

@@ -17,9 +17,9 @@ from optuna.study import Study
 
 from spaceport_lab import ablation, runcard, tracking, train, workspace
 from spaceport_lab.errors import InputError, SpaceportError, StageError
+from spaceport_lab.naming import slug
 from spaceport_lab.params import TrainParams
 from spaceport_lab.pipeline import make_request
-from spaceport_lab.pipeline.request import slug
 from spaceport_lab.sweep.judging import ENDED, Outcome, outcome, write_best
 from spaceport_lab.sweep.space import Space
 from spaceport_lab.sweep.study import NO_MORE, Sweep, checked_name, claim, limit, load, open_study
