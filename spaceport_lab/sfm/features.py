@@ -14,7 +14,7 @@ import psutil
 import pycolmap
 
 from spaceport_lab import files
-from spaceport_lab.sfm import cache, lens, masks
+from spaceport_lab.sfm import cache, lens, likely, masks
 from spaceport_lab.sfm.cache import Cache
 from spaceport_lab.sfm.pairs import make_pairs
 from spaceport_lab.sfm.profiles import Settings
@@ -22,6 +22,9 @@ from spaceport_lab.sfm.reporter import Reporter
 
 PAIRS_AT_ONCE = 40
 """COLMAP says how far it is after this many pairs."""
+
+MANY_PAIRS = 200
+"""From so many on, where all pairs are to be matched, only the likely ones are."""
 
 SCALE_SPACE_BYTES = 70
 """Memory SIFT takes for each pixel it works on, measured."""
@@ -164,7 +167,8 @@ def match(job: dict[str, Any], attempt: Attempt, gps: np.ndarray, reporter: Repo
     """Match the pairs and verify them geometrically.
 
     Returns:
-        How many pairs were `cached` and how many `made`.
+        How many pairs were `cached` and how many `made`; in a large set without GPS also how many were
+        passed over as `unlikely`.
     """
     database = database_path(job, attempt)
     names = [photo["name"] for photo in job["photos"]]
@@ -175,6 +179,12 @@ def match(job: dict[str, Any], attempt: Attempt, gps: np.ndarray, reporter: Repo
     keys = _with_camera(database, feature_keys(job, attempt.settings))
     known = _put_matches(database, store, setting, keys, pairs)
     left = [pair for pair in pairs if pair not in known]
+    unlikely: dict[str, int] = {}
+    if attempt.matching == "exhaustive" and attempt.number == 1 and len(pairs) >= MANY_PAIRS:
+        # A second attempt leaves nothing out. What is cached is known, likely or not.
+        chosen = set(_likely(database, pairs, reporter))
+        unlikely = {"unlikely": sum(pair not in chosen for pair in left)}
+        left = [pair for pair in left if pair in chosen]
     options = pycolmap.FeatureMatchingOptions()
     options.num_threads, options.use_gpu = job["threads"], False
     options.sift.max_ratio = attempt.settings.max_ratio
@@ -190,7 +200,22 @@ def match(job: dict[str, Any], attempt: Attempt, gps: np.ndarray, reporter: Repo
             pycolmap.match_image_pairs(database, options, pairing, verification_options=verification)
     _keep_matches(database, store, setting, keys, left)
     store.trim()
-    return {"cached": len(known), "made": len(left)}
+    return {"cached": len(known), "made": len(left), **unlikely}
+
+
+def _likely(database: Path, pairs: Pairs, reporter: Reporter) -> Pairs:
+    """The pairs that share some of their coarsest features."""
+    with closing(pycolmap.Database.open(database)) as db:
+        coarse = {
+            image.name: likely.coarsest(
+                db.read_keypoints(image.image_id), db.read_descriptors(image.image_id).data
+            )
+            for image in db.read_all_images()
+            if db.num_keypoints_for_image(image.image_id)
+        }
+    return likely.likely_pairs(
+        pairs, coarse, lambda done, total: reporter.progress(0, f"{done:,} of {total:,} pairs looked at")
+    )
 
 
 def _with_camera(database: Path, keys: dict[str, str]) -> dict[str, str]:

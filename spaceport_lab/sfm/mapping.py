@@ -129,6 +129,9 @@ def _map_global(
         # Poses from this many tracks a view, all triangulated afterwards: a third of the time. Groups that
         # hang together by a few tracks would lose those, and their scale with them.
         options.mapper.track_required_tracks_per_view = 500
+    if attempt.settings.light:
+        # Half the time of bundle adjustment; what is refined after retriangulation ends at the same error.
+        options.mapper.bundle_adjustment.ceres.solver_options.function_tolerance = 1e-4
     out = _fresh(job, attempt, "global")
     with reporter.counting(r"=== Running ", 5, "mapping, global"):
         return pycolmap.global_mapping(database_path(job, attempt), job["images"], out, options)

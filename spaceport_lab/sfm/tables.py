@@ -36,7 +36,8 @@ def effort_rows(card: dict[str, Any]) -> list[dict[str, Any]]:
             {"profile": attempt["profile"], "size [px]": attempt["max_image_size"],
              "features": attempt["max_num_features"],
              "photographs": f"{found['made']} + {found['cached']} known",
-             "pairs": f"{pairs['made']} {attempt['matching']} + {pairs['cached']} known",
+             "pairs": f"{pairs['made']} {attempt['matching']} + {pairs['cached']} known"
+             + (f", {pairs['unlikely']} unlikely" if pairs.get("unlikely") else ""),
              **{f"{name} [s]": seconds for name, seconds in attempt["seconds"].items()}}
         )  # fmt: skip
     return rows or [{"profile": "none: the model came from elsewhere"}]
