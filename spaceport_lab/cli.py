@@ -216,6 +216,7 @@ def sweep(
     override: Override = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes; their times are less exact.")] = 1,
     storage: Annotated[str, typer.Option(help="URL for Optuna; study.db in the sweep's folder else.")] = "",
+    on: Annotated[str, typer.Option(help="ray, or ray://HOST:10001: workers on a cluster.")] = "",
     mlflow: Mlflow = "",
 ) -> None:
     """Search parameters of training with Optuna; what is best in the default's own time becomes a preset."""
@@ -228,7 +229,7 @@ def sweep(
     console.print(f"sweep [bold]{asked.name}[/]  →  {asked.folder}", soft_wrap=True)
     try:
         with Display(console, trials) as display:
-            found = sweeping.run_sweep(asked, trials, workers, display.step, display.stands, mlflow)
+            found = sweeping.run_sweep(asked, trials, workers, display.step, display.stands, mlflow, on)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here")
         raise typer.Exit(130) from None

@@ -12,6 +12,8 @@ import contextlib
 import os
 from pathlib import Path
 
+import filelock
+
 from spaceport_lab.errors import FencedError
 
 VARIABLE = "SPACEPORT_FENCE"
@@ -25,13 +27,14 @@ def take(root: Path, token: int) -> None:
         FencedError: a later attempt has taken the folder.
     """
     root = Path(root).resolve()
-    newest = _newest(root)
-    if newest > token:
-        raise _refused(root, token, newest)
     root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f"{NAME}-{token}-{os.getpid()}"
-    temporary.write_text(str(token))
-    temporary.replace(root / NAME)
+    with filelock.FileLock(root / f"{NAME}.lock", timeout=30):  # of two at once the greater number must stay
+        newest = _newest(root)
+        if newest > token:
+            raise _refused(root, token, newest)
+        temporary = root / f"{NAME}-{token}-{os.getpid()}"
+        temporary.write_text(str(token))
+        temporary.replace(root / NAME)
     os.environ[VARIABLE] = f"{token}:{root}"
 
 

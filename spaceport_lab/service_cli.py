@@ -161,6 +161,33 @@ def serve(
 
 
 @app.command()
+def batch(
+    scenes: Annotated[Path, typer.Argument(help="YAML list of scenes; see docs/batch-example.yaml.")],
+    data: DataDir = Path("data"),
+    jobs: Annotated[int, typer.Option(min=1, help="Scenes at a time on this machine.")] = 1,
+    on: Annotated[str, typer.Option(help="ray, or ray://HOST:10001: a cluster instead.")] = "",
+    output: Annotated[str, typer.Option(help="s3:// prefix that gets each run; over the file's.")] = "",
+    name: Annotated[str, typer.Option(help="Of the batch; the file's when left out.")] = "",
+) -> None:
+    """Run many scenes; the same command again does only what is left."""
+    from spaceport_lab import batch as batches
+    from spaceport_lab.batch.on_ray import OnRay
+    from spaceport_lab.batch.showing import Display, summary
+
+    asked = batches.make_batch(scenes, data, name, output)
+    console.print(
+        f"batch [bold]{asked.name}[/], {len(asked.scenes)} scenes  →  {asked.folder}", soft_wrap=True
+    )
+    with Display(console) as display:
+        outcome = batches.run_batch(asked, OnRay(on) if on else batches.Here(jobs), display.told)
+    console.print(summary(outcome.rows))
+    console.print(outcome.report, soft_wrap=True)
+    if outcome.interrupted:
+        console.print("stopped; the same command goes on from here")
+    raise typer.Exit(outcome.exit_code)
+
+
+@app.command()
 def estimate(
     path: Annotated[Path, typer.Argument(help="Photographs, or a scene.")],
     preset: Preset = None,

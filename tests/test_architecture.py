@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"notebook", "report", "ablation", "session", "tracking", "aws"},
     {"pipeline", "doctor", "splat_cli", "widgets", "comparing"},
     {"sweep", "jobs", "notify"},
-    {"serve"},
+    {"serve", "batch"},
     {"cli_options", "service_cli"},
     {"cli"},
 ]

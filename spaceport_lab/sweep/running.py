@@ -20,6 +20,7 @@ from spaceport_lab.errors import InputError, SpaceportError, StageError
 from spaceport_lab.naming import slug
 from spaceport_lab.params import TrainParams
 from spaceport_lab.pipeline import make_request
+from spaceport_lab.sweep import ray
 from spaceport_lab.sweep.judging import ENDED, Outcome, outcome, write_best
 from spaceport_lab.sweep.space import Space
 from spaceport_lab.sweep.study import NO_MORE, Sweep, checked_name, claim, limit, load, open_study
@@ -87,6 +88,7 @@ def run_sweep(
     watch: Watch = lambda number, state: None,
     told: Callable[[Outcome], None] = lambda outcome: None,
     mlflow: str = "",
+    on: str = "",
 ) -> Outcome:
     """Run the trials that are missing, and write best.yaml.
 
@@ -97,6 +99,7 @@ def run_sweep(
         watch: told how far a trial is, with one worker.
         told: how the sweep stands, when a trial has ended.
         mlflow: store that takes every trial once it has ended, see `tracking.log_run`; empty: none.
+        on: cluster the workers are on, see `ray.connect`; empty: they are processes of this machine.
 
     Raises:
         InputError: no view is held out, so there is nothing to judge trials by.
@@ -112,7 +115,9 @@ def run_sweep(
             _log(now, mlflow)
         told(now)
 
-    if workers == 1:
+    if on:
+        ray.work_on_cluster(sweep, n_trials, workers, on, _news(study, sweep, stands))
+    elif workers == 1:
         work(study, sweep, n_trials, watch, stands)
     else:
         _work_together(study, sweep, n_trials, workers, stands)
@@ -191,13 +196,9 @@ def _work_together(
 ) -> None:
     """Workers in processes of their own; each has its share of the cores, so that times can be compared."""
     with _workers(sweep, n_trials, workers) as processes:
-        ended = -1
+        look = _news(study, sweep, told)
         while any(process.poll() is None for process in processes):
-            now = outcome(study, sweep)
-            count = sum(row.state in ENDED for row in now.trials)
-            if count != ended:
-                ended = count
-                told(now)
+            look()
             time.sleep(PATIENCE_SECONDS)
     failed = [n for n, process in enumerate(processes) if process.returncode]
     if failed:
@@ -209,6 +210,21 @@ def _work_together(
             hint="the same command goes on from here",
             see=log,
         )
+
+
+def _news(study: Study, sweep: Sweep, told: Callable[[Outcome], None]) -> Callable[[], None]:
+    """A function to call again and again, which tells how the sweep stands when a trial has ended."""
+    ended = -1
+
+    def look() -> None:
+        nonlocal ended
+        now = outcome(study, sweep)
+        count = sum(row.state in ENDED for row in now.trials)
+        if count != ended:
+            ended = count
+            told(now)
+
+    return look
 
 
 @contextlib.contextmanager
