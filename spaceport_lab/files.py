@@ -104,6 +104,24 @@ def plain(value: Any) -> Any:
     return value
 
 
+def check_space(target: Path, needed: int, what: str) -> None:
+    """Make the folder `target`, and refuse where `needed` bytes of `what` do not fit on its disk.
+
+    Raises:
+        WorkspaceError: they do not, or the folder cannot be made.
+    """
+    with clear_os_errors(target):
+        target.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target).free
+    if needed > free:
+        raise WorkspaceError(
+            f"{what} does not fit on the disk of {target}",
+            got=f"{free / 1e9:.3f} GB free",
+            expected=f"{needed / 1e9:.3f} GB",
+            hint="free some space or choose another folder with --data",
+        )
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Put `source` at `target` without a second copy where the file system allows it.
 

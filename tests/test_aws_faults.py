@@ -207,7 +207,7 @@ import resource, signal, sys
 from pathlib import Path
 from spaceport_lab.aws import downloading, runs, s3
 from spaceport_lab.errors import WorkspaceError
-downloading.check_space = lambda *_: None  # as if the disk filled up meanwhile
+downloading.files.check_space = lambda *_: None  # as if the disk filled up meanwhile
 if sys.argv[3] == "limit":  # where no file system may be mounted: no file may grow beyond 4 MB
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20))

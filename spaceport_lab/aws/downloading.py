@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ from spaceport_lab.errors import (
     InputError,
     StoreCorruptError,
     StoreMissingError,
-    WorkspaceError,
 )
 from spaceport_lab.workspace import Progress
 
@@ -155,7 +153,7 @@ def _fetch(
     there = sum(
         _size(state.target / name) == remote.bytes and remote.bytes for name, remote in state.wanted.items()
     )
-    check_space(state.target, total - there, report.address)
+    files.check_space(state.target, total - there, report.address)
 
     def one(name: str) -> None:
         fetched[name] = _get(state, name)
@@ -170,26 +168,6 @@ def _fetch(
     report.n = sum(fetched.values())
     report.n_skipped = len(fetched) - report.n
     report.bytes = sum(state.wanted[name].bytes for name, moved in fetched.items() if moved)
-
-
-def check_space(target: Path, needed: int, what: str) -> None:
-    """Make the folder `target`, and refuse where `needed` bytes of `what` do not fit on its disk.
-
-    The same as the ingest's, without the ingest, which takes two seconds to load.
-
-    Raises:
-        WorkspaceError: they do not, or the folder cannot be made.
-    """
-    with files.clear_os_errors(target):
-        target.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(target).free
-    if needed > free:
-        raise WorkspaceError(
-            f"{what} does not fit on the disk of {target}",
-            got=f"{free / 1e9:.3f} GB free",
-            expected=f"{needed / 1e9:.3f} GB",
-            hint="free some space or choose another folder with --data",
-        )
 
 
 def _size(path: Path) -> int:

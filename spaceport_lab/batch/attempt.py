@@ -167,7 +167,7 @@ class _Running:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(LOOK_SECONDS)
         finally:
-            code = _end(process)
+            code = keeper.end(process)
             said = _read(self.result)
             for path in (self.spec, self.place, self.result):
                 with contextlib.suppress(OSError):
@@ -242,19 +242,6 @@ class _Running:
         if code == DISK_FULL:
             return Result("failed", False, disk_full(self.log))
         return Result("failed", True, from_exit(code, str(facts(self.root).get("stage", "")), self.log))
-
-
-def _end(process: subprocess.Popen[bytes]) -> int:
-    """End the keeper and all it keeps, unless it has ended; returns its exit code."""
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.close()  # to the keeper this is the death of its worker
-    try:
-        return process.wait(keeper.SWEEP_SECONDS + 2)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
 
 
 def _fenced(root: Path) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -22,6 +21,7 @@ from spaceport_lab.errors import WorkspaceError
 from spaceport_lab.jobs.attempt import COMMAND
 from spaceport_lab.jobs.model import Failure
 from spaceport_lab.jobs.watching import Watcher
+from spaceport_lab.pipeline.holding import termination_as_interrupt
 
 LOOK_SECONDS = 0.5
 
@@ -77,7 +77,7 @@ def run_batch(
         BackendError: CUDA was asked for and cannot be had; nothing was run.
         WorkspaceError: another process runs this batch, or its folder cannot be written.
     """
-    with _only_one(batch), _termination_as_interrupt():
+    with _only_one(batch), termination_as_interrupt():
         state = _State(batch)
         works = [state.work(scene, tuple(command)) for scene in state.left()]
         interrupted = False
@@ -209,21 +209,3 @@ def _only_one(batch: Batch) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a batch as Ctrl-C does."""
-
-    def interrupt(_signal: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -12,7 +12,6 @@ import fsspec
 
 from spaceport_lab import files
 from spaceport_lab.errors import PhotosError, SpaceportError
-from spaceport_lab.ingest.sources import check_space
 from spaceport_lab.workspace import Progress
 
 PROTOCOLS = ("s3", "gs", "az", "memory")
@@ -134,4 +133,4 @@ def _refuse_too_much(url: str, target: Path, total: int, max_gb: float) -> None:
             expected=f"at most {max_gb:g} GB",
             hint="raise ingest.max_archive_gb if that is really what it holds",
         )
-    check_space(target, total, url)
+    files.check_space(target, total, url)

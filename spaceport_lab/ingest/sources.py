@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from spaceport_lab import files
-from spaceport_lab.errors import PhotosError, WorkspaceError
+from spaceport_lab.errors import PhotosError
 from spaceport_lab.ingest.transforms import Frames
 from spaceport_lab.workspace import Progress
 
@@ -174,7 +174,7 @@ def _unpack(archive: Path, target: Path, max_gb: float) -> Generator[Progress, N
         with zipfile.ZipFile(archive) as content:
             entries = [entry for entry in content.infolist() if not entry.is_dir()]
             _refuse_hostile(archive, entries, max_gb)
-            check_space(target, sum(entry.file_size for entry in entries), "the archive")
+            files.check_space(target, sum(entry.file_size for entry in entries), "the archive")
             for number, entry in enumerate(entries, 1):
                 place = target / _safe_path(archive, entry.filename)
                 try:
@@ -229,24 +229,6 @@ def _safe_path(archive: Path, name: str) -> PurePosixPath:
             hint="pack the photographs again with an ordinary program",
         )
     return path
-
-
-def check_space(target: Path, needed: int, what: str) -> None:
-    """Make the folder `target`, and refuse where `needed` bytes of `what` do not fit on its disk.
-
-    Raises:
-        WorkspaceError: they do not, or the folder cannot be made.
-    """
-    with files.clear_os_errors(target):
-        target.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(target).free
-    if needed > free:
-        raise WorkspaceError(
-            f"{what} does not fit on the disk of {target}",
-            got=f"{free / 1e9:.1f} GB free",
-            expected=f"{needed / 1e9:.1f} GB",
-            hint="free some space or choose another folder with --data",
-        )
 
 
 def _write_entry(content: zipfile.ZipFile, entry: zipfile.ZipInfo, place: Path) -> None:

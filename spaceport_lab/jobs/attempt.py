@@ -93,7 +93,7 @@ class Attempt:
             try:
                 asked = self._look_after(process, stopping)
             finally:
-                code = _kill(process)
+                code = keeper.end(process)
                 self._ended.set()
                 beat.join()
             return self._settle(code, asked)
@@ -221,19 +221,6 @@ class Attempt:
             held = self.store.retry(job, failure, retry_delay(job.attempt))
             return self.store.get(job.name).state if held else "lost"
         return "failed" if self.store.finish(job, "failed", failure) else "lost"
-
-
-def _kill(process: subprocess.Popen[bytes]) -> int:
-    """End the keeper and all it keeps, unless it has ended; returns its exit code."""
-    assert process.stdin is not None
-    with contextlib.suppress(OSError):
-        process.stdin.close()  # to the keeper this is the death of its worker
-    try:
-        return process.wait(keeper.SWEEP_SECONDS + 2)
-    except subprocess.TimeoutExpired:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        return process.wait()
 
 
 def _read(path: Path) -> dict[str, Any]:

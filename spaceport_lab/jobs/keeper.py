@@ -53,6 +53,19 @@ def main(command: list[str]) -> int:
     return code if code >= 0 else 128 - code
 
 
+def end(process: subprocess.Popen[bytes]) -> int:
+    """From outside: end a keeper and all it keeps, unless it has ended; returns its exit code."""
+    assert process.stdin is not None
+    with contextlib.suppress(OSError):
+        process.stdin.close()  # to the keeper this is the death of its worker
+    try:
+        return process.wait(SWEEP_SECONDS + 2)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
 def _adopt_orphans() -> None:
     if platform.system() == "Linux":
         pr_set_child_subreaper = 36

@@ -119,3 +119,21 @@ def _token(root: Path) -> int | None:
     """This process's own number where it is an attempt at the job in `root`."""
     number, _, folder = os.environ.get(fence.VARIABLE, "").partition(":")
     return int(number) if number and Path(folder) == root else None
+
+
+@contextlib.contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end what runs as Ctrl-C does: stages are stopped and cards say interrupted."""
+
+    def interrupt(_signal: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

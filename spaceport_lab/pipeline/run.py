@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from spaceport_lab.naming import STAGE_SUFFIX
 from spaceport_lab.params import Resolved, StageParams, resolve
 from spaceport_lab.params.cells import notebook_path
 from spaceport_lab.pipeline.display import Display
-from spaceport_lab.pipeline.holding import PARENT, only_writer
+from spaceport_lab.pipeline.holding import PARENT, only_writer, termination_as_interrupt
 from spaceport_lab.pipeline.jobs import adopt_run, open_run, prepare_stage
 from spaceport_lab.pipeline.request import Request
 from spaceport_lab.pipeline.sending import Sent
@@ -92,7 +92,7 @@ def run_pipeline(
     }
     root = open_run(request, asked, job, new)
     display = display or Display(quiet=True)
-    with logs.bound(root.name), only_writer(root), _termination_as_interrupt():
+    with logs.bound(root.name), only_writer(root), termination_as_interrupt():
         sent = Sent(root, output, display)
         sent.begin()
         _open_card(root, request, resolved, asked)
@@ -244,24 +244,6 @@ def _read_progress(root: Path) -> dict[str, Any] | None:
         return json.loads((root / "progress.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end a run as Ctrl-C does: the stage is stopped and the card says interrupted."""
-
-    def interrupt(_signal: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _open_card(root: Path, request: Request, resolved: Resolved, asked: dict[str, Any]) -> None:
