@@ -11,12 +11,11 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aws_standins import make_run, moto_server, use
+from aws_standins import make_run, use
 
 from spaceport_lab.aws import entry
 from spaceport_lab.aws.client import client
@@ -249,12 +248,6 @@ def test_the_pipeline_does_not_run_as_root(box: Box, monkeypatch: pytest.MonkeyP
         assert (box.root / "01_ingest" / "photos.json").stat().st_uid == (who if root else os.geteuid())
         monkeypatch.setenv(entry.USER, "no-such-user-here")
         assert entry.main({}, box.opt_ml, command) == int(root)
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    with moto_server() as url:
-        yield url
 
 
 def test_input_and_output_in_s3(box: Box, moto: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aws_standins import FaultyStore, answer, keys, moto_server, new_bucket, refuse, reset, use
+from aws_standins import FaultyStore, answer, keys, new_bucket, refuse, reset, use
 
 from spaceport_lab.aws import client as clients
 from spaceport_lab.aws import moving, s3, uploading
@@ -31,12 +30,6 @@ from spaceport_lab.errors import (
     StoreTimeoutError,
     WorkspaceError,
 )
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    with moto_server() as url:
-        yield url
 
 
 @pytest.fixture

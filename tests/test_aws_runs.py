@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from aws_standins import make_run, moto_server, tree, use
+from aws_standins import make_run, tree, use
 
 from spaceport_lab import files
 from spaceport_lab.aws.client import client
@@ -18,18 +17,10 @@ from spaceport_lab.aws.runs import (
     drain,
     is_intermediate,
     read_complete,
-    restore_run,
-    sync_run,
 )
 from spaceport_lab.errors import InputError, StoreCorruptError, StoreMissingError
 
 _numbers = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    with moto_server() as url:
-        yield url
 
 
 @pytest.fixture
@@ -45,6 +36,14 @@ def output(moto: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return make_run(tmp_path / "site" / "runs" / "site-1")
+
+
+def sync_run(root: Path, output: str, complete: bool = False):
+    return RunStore(output, root.name).sync(root, complete)
+
+
+def restore_run(output: str, job: str, root: Path):
+    return RunStore(output, job).restore(root)
 
 
 def keys(output: str) -> set[str]:

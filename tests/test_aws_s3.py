@@ -6,12 +6,11 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from aws_standins import keys, moto_server, new_bucket, tree, use
+from aws_standins import keys, new_bucket, tree, use
 
 from spaceport_lab import fence
 from spaceport_lab.aws import moving, s3
@@ -24,12 +23,6 @@ from spaceport_lab.errors import (
     StoreCorruptError,
     StoreMissingError,
 )
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    with moto_server() as url:
-        yield url
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aws_standins import make_run, moto_server, tree, use
+from aws_standins import make_run, tree, use
 from botocore.stub import Stubber
 
 from spaceport_lab.aws import request, rules, sagemaker
@@ -38,12 +38,6 @@ SETTINGS = Settings(
     output="s3://lab-bucket/runs/",
     kms_key=KEY,
 )
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    with moto_server() as url:
-        yield url
 
 
 @pytest.fixture

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from aws_standins import moto_server, use
+from aws_standins import use
 from scenes import make_gaussians
 
 from spaceport_lab import runcard
@@ -20,12 +19,6 @@ from spaceport_lab.gaussians import write_ply
 from spaceport_lab.pipeline import RunResult, make_request, run_pipeline
 from spaceport_lab.pipeline.display import Display
 from spaceport_lab.pipeline.sending import Sent
-
-
-@pytest.fixture(scope="module")
-def moto() -> Iterator[str]:
-    with moto_server() as url:
-        yield url
 
 
 @pytest.fixture

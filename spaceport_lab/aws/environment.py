@@ -23,13 +23,13 @@ from typing import Any
 from spaceport_lab.aws.address import Address
 from spaceport_lab.errors import InputError, ParamsError
 from spaceport_lab.logs import log_level
+from spaceport_lab.naming import STEPS
 from spaceport_lab.params import STAGES
 
 OPT_ML = Path("/opt/ml")
 """Where SageMaker puts and expects everything."""
 _PREFIX = "SM_HP_"
 _KNOWN = ("job", "steps", "presets", "scene")
-_STEPS = ("full", "3dgs", "compression")
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def read_container(environment: Mapping[str, str] = os.environ, opt_ml: Path = O
             expected=f"{', '.join(_KNOWN)}, or a stage's own such as train.max_steps",
         )
     steps = given.get("steps", "full")
-    if steps not in _STEPS:
-        raise ParamsError("there are no such steps", got=steps, expected=", ".join(_STEPS))
+    if steps not in STEPS:
+        raise ParamsError("there are no such steps", got=steps, expected=", ".join(STEPS))
     hosts = _hosts(environment, config / "resourceconfig.json")
     output = environment.get("S3_OUTPUT_URI", "").strip()
     return Container(
@@ -94,7 +94,7 @@ def read_container(environment: Mapping[str, str] = os.environ, opt_ml: Path = O
         output=str(Address.parse(output)) if output else "",
         checkpoints=opt_ml / "checkpoints",
         results=Path(environment.get("SM_OUTPUT_DATA_DIR") or opt_ml / "output" / "data"),
-        failure=Path(environment.get("SM_OUTPUT_DIR") or opt_ml / "output") / "failure",
+        failure=failure_path(environment, opt_ml),
         job=given.get("job") or environment.get("TRAINING_JOB_NAME", "").lower() or "sagemaker",
         steps=steps,
         presets=tuple(p.strip() for p in given.get("presets", "").split(",") if p.strip()),

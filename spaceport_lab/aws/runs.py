@@ -147,18 +147,6 @@ class RunStore:
         return report
 
 
-def sync_run(
-    root: Path, output: str, complete: bool = False, kms_key: str | None = None
-) -> Generator[Progress, None, Report]:
-    """`RunStore.sync` for a single call: the run in `root` to `<output>/<job>/`."""
-    return (yield from RunStore(output, Path(root).name, kms_key).sync(root, complete))
-
-
-def restore_run(output: str, job: str, root: Path) -> Generator[Progress, None, Report]:
-    """`RunStore.restore` for a single call: `<output>/<job>/` into `root`."""
-    return (yield from RunStore(output, job).restore(root))
-
-
 def check_stages(root: Path) -> dict[str, str]:
     """Take stage.json from stages whose outputs are not what it says; folder → what is wrong, with them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from spaceport_lab import fence, runcard
+from spaceport_lab import runcard
 from spaceport_lab.aws.runs import RunStore, drain
 from spaceport_lab.errors import SpaceportError, StoreError
 from spaceport_lab.pipeline.display import Display
@@ -48,7 +48,6 @@ class Sent:
             StoreError: by its kind; the run goes on from here when it is started again.
         """
         if self.store is not None:
-            fence.check(self.root / "run.json")
             drain(self.store.sync(self.root))
 
     def complete(self) -> None:
@@ -59,7 +58,6 @@ class Sent:
         """
         if self.store is None:
             return
-        fence.check(self.root / "run.json")
         try:
             drain(self.store.sync(self.root, complete=True))
         except StoreError as error:
@@ -71,5 +69,4 @@ class Sent:
         """Send what there is of a failed or stopped run, unless sending is what failed; never raises."""
         if self.store is not None and not isinstance(error, StoreError):
             with contextlib.suppress(SpaceportError, OSError):
-                fence.check(self.root / "run.json")
                 drain(self.store.sync(self.root))
