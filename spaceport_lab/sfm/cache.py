@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 import uuid
 import zipfile
@@ -31,6 +32,10 @@ FORMAT = 1
 
 ABANDONED_S = 3600.0
 """Seconds after which a file that is still being written is one a killed job has left."""
+
+_reading = threading.Lock()
+"""NumPy parses the header of an array as Python, and Python 3.11's parser counts its depth for all threads
+together: two that read at once now and then end in a SystemError."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +137,7 @@ class Cache:
         if not self.limit:
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with _reading, np.load(path, allow_pickle=False) as file:
                 content = {name: file[name] for name in file.files}
             os.utime(path)
         except FileNotFoundError:
