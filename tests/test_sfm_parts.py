@@ -220,7 +220,9 @@ def test_every_photograph_gets_its_reason() -> None:
     inliers = {(0, 1): 200, (1, 2): 90, (2, 8): 60, (0, 7): 40, (3, 4): 50, (5, 0): 14, (2, 6): 9}
     inliers = {tuple(sorted(pair)): count for pair, count in inliers.items()}
     placed = {name: {"n_points": 100, "reprojection_error_px": 0.5} for name in ("0.jpg", "1.jpg", "2.jpg")}
-    rows = describe(names, [500] * 6 + [40, 500, 500], inliers, placed, elsewhere={}, dropped={"8.jpg": 7})
+    rows = describe(
+        names, [500] * 6 + [40, 500, 500], inliers, placed, elsewhere={}, ties={"7.jpg": 40, "8.jpg": 7}
+    )
     kinds = {row["name"]: row["kind"] for row in rows}
     assert kinds == {
         "0.jpg": None, "1.jpg": None, "2.jpg": None, "3.jpg": "component", "4.jpg": "component",
@@ -231,6 +233,7 @@ def test_every_photograph_gets_its_reason() -> None:
         by_name["5.jpg"]["reason"]
         == "no verified pair: best partner 0.jpg (14 inliers), 15 inliers are needed"
     )
+    assert "shares 7 points with two placed photographs, under 15" in by_name["8.jpg"]["reason"]
     assert by_name["1.jpg"]["n_pairs"] == 2
     assert by_name["1.jpg"]["best_partner"] == "0.jpg"
     assert by_name["1.jpg"]["n_points"] == 100

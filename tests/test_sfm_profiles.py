@@ -40,6 +40,7 @@ def test_profiles_are_the_measured_ones() -> None:
     assert looked_at == (2400, 12288, 6)
     assert [p.peak_threshold for p in PROFILES.values()] == [USUAL_PEAK, 0.001, USUAL_PEAK]
     assert [p.max_ratio for p in PROFILES.values()] == [0.8, 0.85, 0.8]
+    assert [p.octave_resolution for p in PROFILES.values()] == [3, 4, 3]
     assert fast.first_octave == balanced.first_octave == 0
     assert high.first_octave == -1
     assert [p.light for p in PROFILES.values()] == [True, True, False]

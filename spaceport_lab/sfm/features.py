@@ -109,6 +109,7 @@ def _options(job: dict[str, Any], settings: Settings) -> pycolmap.FeatureExtract
     options.sift.max_num_features = settings.max_num_features
     options.sift.first_octave = settings.first_octave
     options.sift.peak_threshold = settings.peak_threshold
+    options.sift.octave_resolution = settings.octave_resolution
     return options
 
 
@@ -123,6 +124,7 @@ def feature_keys(job: dict[str, Any], settings: Settings) -> dict[str, str]:
             "features": settings.max_num_features,
             "first_octave": settings.first_octave,
             "peak_threshold": settings.peak_threshold,
+            "octave_resolution": settings.octave_resolution,
             "pycolmap": pycolmap.__version__,
         }
         keys[photo["name"]] = cache.feature_key(_hash(Path(job["images"]) / photo["name"]), hidden, effective)

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from spaceport_lab.sfm import shapes
+from spaceport_lab.sfm import shapes, ties
 from spaceport_lab.sfm.features import Attempt, database_path
 from spaceport_lab.sfm.georeference import GpsFit
-from spaceport_lab.sfm.registration import MIN_OBSERVATIONS
 from spaceport_lab.sfm.reporter import Reporter
 
 TWO_VIEW_PX = 1.0
@@ -21,14 +20,14 @@ TWO_VIEW_PX = 1.0
 
 @dataclass
 class Candidate:
-    """One mapper's largest model, cleaned of poses held by too few points.
+    """One mapper's largest model, cleaned of poses that nothing ties to the others.
 
     Attributes:
         attempt: it came from.
         mapper: incremental or global.
         model: COLMAP's.
         elsewhere: name → size, of photographs in smaller models of the same mapper.
-        dropped: name → 3D points seen, of photographs taken out.
+        dropped: name → points shared with two others, of photographs taken out.
         figures: name → points seen and reprojection error.
         fit: onto GPS, or why there is none.
     """
@@ -97,18 +96,20 @@ def _map_incremental(
     options.num_threads = job["threads"]
     options.random_seed = job["params"]["seed"]
     options.min_model_size = 3
+    options.extract_colors = False  # the chosen model gets its colours with the last of its points
     if attempt.settings.light:
-        # Bundle adjustment at every 30 % of growth and no finer than it changes anything: half the time of
+        # Bundle adjustment at every 50 % of growth and no finer than it changes anything: half the time of
         # the defaults, with the same registrations and the same error to the third digit.
-        options.ba_global_frames_ratio = options.ba_global_points_ratio = 1.3
+        options.ba_global_frames_ratio = options.ba_global_points_ratio = 1.5
         options.ba_global_max_refinements, options.ba_local_max_refinements = 2, 1
-        options.ba_global_function_tolerance, options.ba_local_function_tolerance = 1e-6, 1e-5
+        options.ba_global_function_tolerance = options.ba_local_function_tolerance = 1e-5
     done = 2
 
     def next_image() -> None:
         nonlocal done
         done += 1
-        reporter.progress(done / reachable, "mapping, incremental", done=min(done, reachable), of=reachable)
+        share = min(1.0, done / reachable)
+        reporter.progress(share, "mapping, incremental", done=min(done, reachable), of=reachable)
 
     reporter.progress(0, "mapping, incremental")
     out = _fresh(job, attempt, "incremental")
@@ -128,7 +129,7 @@ def _map_global(
     if not thorough:
         # Poses from this many tracks a view, all triangulated afterwards: a third of the time. Groups that
         # hang together by a few tracks would lose those, and their scale with them.
-        options.mapper.track_required_tracks_per_view = 500
+        options.mapper.track_required_tracks_per_view = 300
     if attempt.settings.light:
         # Half the time of bundle adjustment; what is refined after retriangulation ends at the same error.
         options.mapper.bundle_adjustment.ceres.solver_options.function_tolerance = 1e-4
@@ -141,20 +142,12 @@ MAPPERS = {"incremental": _map_incremental, "global": _map_global}
 
 
 def largest(models: dict[int, pycolmap.Reconstruction], attempt: Attempt, mapper: str) -> Candidate | None:
-    """The model of most photographs, without poses that too few points hold; None if nothing is left."""
+    """The model of most photographs, without poses that nothing ties to them; None if nothing is left."""
     ordered = sorted(models.values(), key=lambda m: (m.num_reg_images(), m.num_points3D()), reverse=True)
     if not ordered:
         return None
     model = ordered[0]
-    dropped: dict[str, int] = {}
-    while True:
-        weak = [i for i in model.reg_image_ids() if model.image(i).num_points3D < MIN_OBSERVATIONS]
-        if not weak:
-            break
-        for image_id in weak:
-            image = model.image(image_id)
-            dropped[image.name] = image.num_points3D
-            model.deregister_frame(image.frame_id)
+    dropped = _drop_loose(model)
     if model.num_reg_images() < 2 or model.num_points3D() == 0:
         return None
     kept = {model.image(i).name for i in model.reg_image_ids()}
@@ -164,6 +157,20 @@ def largest(models: dict[int, pycolmap.Reconstruction], attempt: Attempt, mapper
             if other.image(image_id).name not in kept:
                 elsewhere.setdefault(other.image(image_id).name, other.num_reg_images())
     return Candidate(attempt, mapper, model, elsewhere, dropped, shapes.image_figures(model))
+
+
+def _drop_loose(model: pycolmap.Reconstruction) -> dict[str, int]:
+    """Take out photographs that the largest group does not reach; returns how many ties each has to it."""
+    ids = sorted(model.reg_image_ids())
+    seen = shapes.seen(model, ids)
+    kept = next(iter(ties.groups(seen)), np.zeros(len(ids), bool))
+    found = ties.count(seen, kept)
+    dropped: dict[str, int] = {}
+    for k in np.flatnonzero(~kept):
+        image = model.image(ids[k])
+        dropped[image.name] = int(found[k])
+        model.deregister_frame(image.frame_id)
+    return dropped
 
 
 def add_pairs(job: dict[str, Any], candidate: Candidate) -> int:

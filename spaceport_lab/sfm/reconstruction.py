@@ -9,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import pycolmap
+from scipy.sparse import csr_array
 
 from spaceport_lab.errors import ReconstructionError
-from spaceport_lab.sfm import features, finishing, lens, placing, profiles, shapes
+from spaceport_lab.sfm import features, finishing, lens, placing, profiles, shapes, ties
 from spaceport_lab.sfm.features import Attempt
 from spaceport_lab.sfm.mapping import MAPPERS, Candidate, add_pairs, choose, largest
 from spaceport_lab.sfm.pairs import EXHAUSTIVE_UP_TO, choose_matching, make_pairs
 from spaceport_lab.sfm.profiles import PROFILES, climb, longest_side
-from spaceport_lab.sfm.registration import MIN_INLIERS, components, describe, list_reasons, what_to_try
+from spaceport_lab.sfm.registration import MIN_INLIERS, describe, list_reasons, what_to_try
 from spaceport_lab.sfm.reporter import Reporter
 
 GOOD_SHARE, GOOD_POINTS = 0.9, 1000
@@ -177,20 +178,21 @@ def _map(
 ) -> list[Candidate]:
     """A model of each mapper that is wanted."""
     names = [photo["name"] for photo in job["photos"]]
-    verified = [pair for pair, n in _inliers(job, attempt, names).items() if n >= MIN_INLIERS]
-    if not verified:
+    if max(_inliers(job, attempt, names).values(), default=0) < MIN_INLIERS:
         return []
     wanted = ("incremental", "global") if job["params"]["mapper"] == "auto" else (job["params"]["mapper"],)
-    reachable = components(len(names), verified).count(0)
+    # A mapper that has placed so many needs no other to find the rest.
+    tied = ties.groups(_seen(job, attempt, names), ties.FIRM)
+    reachable = int(tied[0].sum()) if tied else len(names)
     start, end = reporter.current_span
     candidates: list[Candidate] = []
     for number, mapper in enumerate(wanted):
         reporter.span(*(start + (end - start) * (number + k) / len(wanted) for k in (0, 1)))
-        complete = any(c.n_registered == c.n_well_placed == reachable for c in candidates)
+        complete = any(c.n_registered == c.n_well_placed >= reachable for c in candidates)
         if complete and not attempt.settings.both:
             break
         # What the first mapper left out, the second has to find by looking at everything.
-        thorough = not any(c.n_registered == reachable for c in candidates)
+        thorough = not any(c.n_registered >= reachable for c in candidates)
         models = MAPPERS[mapper](job, attempt, reachable, thorough, reporter)
         watch.lap(mapper)
         candidate = largest(models, attempt, mapper)
@@ -208,8 +210,13 @@ def _rows(
         ids = {image.name: image.image_id for image in database.read_all_images()}
         found = [database.num_keypoints_for_image(ids[n]) if n in ids else 0 for n in names]
     registered = best.figures if best else {}
-    elsewhere, dropped = (best.elsewhere, best.dropped) if best else ({}, {})
-    rows = describe(names, found, _inliers(job, attempt, names), registered, elsewhere, dropped)
+    elsewhere = best.elsewhere if best else {}
+    tied: dict[str, int] = {}
+    if best:
+        placed = np.array([name in registered for name in names])
+        shared = ties.count(_seen(job, attempt, names), placed)
+        tied = dict(zip(names, map(int, shared), strict=True)) | best.dropped
+    rows = describe(names, found, _inliers(job, attempt, names), registered, elsewhere, tied)
     for row, position in zip(rows, gps.tolist(), strict=True):
         row["gps_enu_m"] = position if np.isfinite(position).all() else None
     return rows
@@ -223,3 +230,18 @@ def _inliers(job: dict[str, Any], attempt: Attempt, names: list[str]) -> dict[tu
         pair_ids, counts = database.read_two_view_geometry_num_inliers()
     pairs = (tuple(sorted(of_id[k] for k in pycolmap.pair_id_to_image_pair(pair))) for pair in pair_ids)
     return dict(zip(pairs, map(int, counts), strict=True))
+
+
+def _seen(job: dict[str, Any], attempt: Attempt, names: list[str]) -> csr_array:
+    """`ties.tracks` of all pairs that passed, photographs by position in `names`."""
+    with closing(pycolmap.Database.open(features.database_path(job, attempt))) as database:
+        ids = {image.name: image.image_id for image in database.read_all_images()}
+        n_features = [database.num_keypoints_for_image(ids[n]) if n in ids else 0 for n in names]
+        place = {ids[name]: k for k, name in enumerate(names) if name in ids}
+        pair_ids, geometries = database.read_two_view_geometries()
+    matches = {}
+    for pair_id, geometry in zip(pair_ids, geometries, strict=True):
+        if len(geometry.inlier_matches) >= MIN_INLIERS:
+            i, j = pycolmap.pair_id_to_image_pair(pair_id)
+            matches[place[i], place[j]] = geometry.inlier_matches
+    return ties.tracks(n_features, matches)

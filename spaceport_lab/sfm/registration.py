@@ -6,14 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from spaceport_lab.sfm.ties import MIN_TIES
+
 MIN_INLIERS = 15
 """Verified matches a pair needs; COLMAP's own threshold."""
 
 MIN_FEATURES = 100
 """Below this a photograph has too little to be recognised by."""
-
-MIN_OBSERVATIONS = 12
-"""3D points a photograph must see; a pose held by fewer is left out."""
 
 SAME_VIEW = 0.6
 """Two photographs that share more than this of their features were taken from one place."""
@@ -27,7 +26,7 @@ _TRIES = {
     "no pairs": "photograph with more overlap (70 % and more), or set sfm.matching to exhaustive",
     "component": "add photographs that link the groups, or set sfm.matching to exhaustive",
     "rejected": "raise sfm.max_num_features, set sfm.upsample_below to 5000, or add photographs in between",
-    "held by few": "raise sfm.max_num_features, or set sfm.upsample_below to 5000",
+    "held by few": "photograph what lies between, or raise sfm.max_num_features",
     "missing": "give the folder that holds all images of the model (sfm.import_images)",
     "none": "photograph one place with 70 % overlap, moving between shots",
 }
@@ -39,7 +38,7 @@ def describe(
     inliers: Mapping[tuple[int, int], int],
     registered: Mapping[str, Mapping[str, Any]],
     elsewhere: Mapping[str, int],
-    dropped: Mapping[str, int],
+    ties: Mapping[str, int],
 ) -> list[dict[str, Any]]:
     """One row per photograph: registered or not, why not, and the numbers that show it.
 
@@ -49,7 +48,7 @@ def describe(
         inliers: (i, j) → verified matches of that pair, any number.
         registered: name → `n_points`, `reprojection_error_px` of the photographs in the kept model.
         elsewhere: name → size of another, smaller model it is part of.
-        dropped: name → 3D points it saw, of photographs taken out because those were too few.
+        ties: name → points it shares with two photographs of the kept model; unknown ones count as enough.
     """
     component = components(len(names), [pair for pair, count in inliers.items() if count >= MIN_INLIERS])
     home = Counter(component[i] for i, name in enumerate(names) if name in registered)
@@ -74,22 +73,23 @@ def describe(
         if name in registered:
             row |= registered[name]
         else:
-            row["kind"], row["reason"] = _why_not(row, main, elsewhere.get(name), dropped.get(name))
+            row["kind"], row["reason"] = _why_not(row, main, elsewhere.get(name), ties.get(name))
         rows.append(row)
     return rows
 
 
-def _why_not(row: Mapping[str, Any], main: int | None, other_size: int | None, seen: int | None):
+def _why_not(row: Mapping[str, Any], main: int | None, other_size: int | None, ties: int | None):
     partner = f"{row['best_partner']} ({row['best_inliers']} inliers)" if row["best_partner"] else "none"
     if row["n_features"] < MIN_FEATURES:
         return "features", f"too few features: {row['n_features']}, under {MIN_FEATURES}"
     if row["n_pairs"] == 0:
         needed = f"{MIN_INLIERS} inliers are needed"
         return "no pairs", f"no verified pair: best partner {partner}, {needed}"
-    if seen is not None:
-        return "held by few", f"its pose was held by {seen} points only, under {MIN_OBSERVATIONS}; left out"
     if main is not None and row["component"] != main:
         return "component", f"in a separate group that shares nothing with the rest; best partner {partner}"
+    if ties is not None and ties < MIN_TIES:
+        words = f"shares {ties} points with two placed photographs, under {MIN_TIES}"
+        return "held by few", f"{words}: its distance cannot be known; best partner {partner}"
     if other_size is not None:
         return "component", f"in a separate model of {other_size} photographs; best partner {partner}"
     if row["best_inliers"] > SAME_VIEW * row["n_features"]:

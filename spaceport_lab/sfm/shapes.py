@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pycolmap
 from jaxtyping import Float
+from scipy.sparse import csr_array
+
+from spaceport_lab.sfm import ties
 
 
 def poses(
@@ -22,6 +26,19 @@ def poses(
 def point_positions(model: pycolmap.Reconstruction) -> Float[np.ndarray, "P 3"]:
     """[P, 3] of the model's points."""
     return np.array([point.xyz for point in model.points3D.values()]).reshape(-1, 3)
+
+
+def seen(model: pycolmap.Reconstruction, ids: Sequence[int]) -> csr_array:
+    """`ties.incidence` of the model's points and these images, in this order."""
+    place = {image_id: k for k, image_id in enumerate(ids)}
+    rows = [
+        (number, place[element.image_id])
+        for number, point in enumerate(model.points3D.values())
+        for element in point.track.elements
+        if element.image_id in place
+    ]
+    points, images = np.array(rows, np.int64).reshape(-1, 2).T
+    return ties.incidence(points, images, len(ids))
 
 
 def image_figures(model: pycolmap.Reconstruction) -> dict[str, dict[str, Any]]:
