@@ -12,6 +12,7 @@ import torch
 from spaceport_lab import backends
 from spaceport_lab.errors import InputError, WorkspaceError
 from spaceport_lab.train.poses import CameraRefinement, moved, rotation
+from spaceport_lab.train.schedules import CORRECTIONS_FINAL, Decay
 
 CPU = torch.device("cpu")
 
@@ -38,7 +39,7 @@ def test_gradients_of_the_movement_against_finite_differences(size: float) -> No
 
 
 def test_at_the_start_nothing_moves() -> None:
-    refinement, viewmats = CameraRefinement(3, 10, 1e-3, CPU), cameras(3)
+    refinement, viewmats = CameraRefinement(3, CPU), cameras(3)
     for index in range(3):
         assert torch.equal(refinement.apply(viewmats[index : index + 1], index)[0], viewmats[index])
 
@@ -56,12 +57,12 @@ def test_a_camera_turns_about_its_own_centre_and_moves_along_its_own_axes() -> N
 
 def test_the_mean_movement_in_world_axes_is_zero() -> None:
     g, viewmats = torch.Generator().manual_seed(0), cameras(5)
-    refinement = CameraRefinement(5, 100, 0.01, CPU)
+    refinement = CameraRefinement(5, CPU)
     wish = torch.randn(3, 4, generator=g)
     for step in range(100):
         index = step % 4  # the fifth is never drawn
         (refinement.apply(viewmats[index : index + 1], index)[0, :3] * wish).sum().backward()
-        refinement.step(step + 1)
+        refinement.step(step + 1, 0.01)
     assert refinement.moves.mean(0).abs().max() < 1e-6
     assert refinement.moves.abs().max() > 0.05
     assert refinement.state()["counts"].tolist() == [25, 25, 25, 25, 0]
@@ -69,11 +70,11 @@ def test_the_mean_movement_in_world_axes_is_zero() -> None:
 
 def test_one_step_goes_down_in_the_cameras_own_axes() -> None:
     """With two cameras the mean takes out half: the first one moves by half a rate along each own axis."""
-    viewmats, refinement = cameras(2), CameraRefinement(2, 100, 0.01, CPU)
+    viewmats, refinement = cameras(2), CameraRefinement(2, CPU)
     before = viewmats[0] @ torch.tensor([0.5, 0.2, 0.1, 1.0])
     after = refinement.apply(viewmats[:1], 0)[0] @ torch.tensor([0.5, 0.2, 0.1, 1.0])
     (after[:3] * torch.tensor([1.0, -2.0, 3.0])).sum().backward()
-    refinement.step(1)
+    refinement.step(1, 0.01)
     row = refinement.rows(["a", "b"], viewmats)[0]
     # What is seen moves against the camera: to lower its x the camera goes to its right.
     assert [row["right"], row["down"], row["forward"]] == pytest.approx([0.005, -0.005, 0.005], rel=1e-4)
@@ -84,21 +85,21 @@ def test_one_step_goes_down_in_the_cameras_own_axes() -> None:
 
 def test_the_unit_of_the_scene_does_not_matter() -> None:
     """A scene a hundred times as large, with a hundred times the scale, turns alike and moves as far."""
-    small, large = CameraRefinement(3, 10, 0.01, CPU, 2.0), CameraRefinement(3, 10, 0.01, CPU, 200.0)
+    small, large = CameraRefinement(3, CPU, 2.0), CameraRefinement(3, CPU, 200.0)
     viewmats, stretched = cameras(3), cameras(3)
     stretched[:, :3, 3] *= 100
     for step in range(6):
         for refinement, views, unit in ((small, viewmats, 1.0), (large, stretched, 100.0)):
             out = refinement.apply(views[step % 3 : step % 3 + 1], step % 3)[0]
             (out[:3, 3] @ torch.tensor([1.0, 2.0, -3.0]) / unit + out[0, 1]).backward()
-            refinement.step(step + 1)
+            refinement.step(step + 1, 0.01)
     units = torch.tensor([1.0] * 3 + [100.0] * 3)
     torch.testing.assert_close(large.moves, small.moves * units, rtol=1e-3, atol=1e-5)
     assert small.moves[0, 3:].norm() > 0.01
 
 
 def test_rows_tell_distance_and_angle() -> None:
-    refinement = CameraRefinement(2, 10, 1e-3, CPU)
+    refinement = CameraRefinement(2, CPU)
     refinement.moves[0] = torch.tensor([0, 0, math.pi / 180, 0.3, 0, 0.4])
     first, second = refinement.rows(["a", "b"], cameras(2).numpy())
     assert (first["view"], first["moved"], first["turned"]) == ("a", pytest.approx(0.5), pytest.approx(1))
@@ -113,19 +114,19 @@ def test_it_goes_on_bit_for_bit_and_refuses_other_views() -> None:
             index = step % 3
             out = refinement.apply(viewmats[index : index + 1], index)
             (out[0, :3, 3] - viewmats[index, :3, 3] - 0.1 * index).square().sum().backward()
-            refinement.step(step + 1)
+            refinement.step(step + 1, 0.01)
         return refinement
 
-    whole = run(CameraRefinement(3, 20, 0.01, CPU), 0, 20)
-    resumed = CameraRefinement(3, 20, 0.01, CPU)
-    resumed.load_state(run(CameraRefinement(3, 20, 0.01, CPU), 0, 7).state())
+    whole = run(CameraRefinement(3, CPU), 0, 20)
+    resumed = CameraRefinement(3, CPU)
+    resumed.load_state(run(CameraRefinement(3, CPU), 0, 7).state())
     run(resumed, 7, 20)
     for name, values in whole.state().items():
         assert torch.equal(values, resumed.state()[name]), name
     with pytest.raises(WorkspaceError, match="other views"):
-        CameraRefinement(4, 20, 0.01, CPU).load_state(whole.state())
+        CameraRefinement(4, CPU).load_state(whole.state())
     with pytest.raises(InputError, match="at least one"):
-        CameraRefinement(0, 20, 0.01, CPU)
+        CameraRefinement(0, CPU)
 
 
 def render(splat: dict, viewmat: torch.Tensor, K: torch.Tensor) -> torch.Tensor:
@@ -170,11 +171,12 @@ def test_perturbed_cameras_are_found_again() -> None:
     wrong_world -= wrong_world.mean(0)  # what is common to all cameras is not theirs to correct
     own = torch.einsum("vij,vkj->vki", truth[:, :3, :3], wrong_world).reshape(n, 6)
     start = torch.stack([moved(truth[i : i + 1], own[i])[0] for i in range(n)])
-    refinement = CameraRefinement(n, 1200, 1e-2, CPU)
+    refinement = CameraRefinement(n, CPU)
+    rate = Decay(1e-2, CORRECTIONS_FINAL, 1200)
     for step in range(1200):
         i = step % n
         backends.l1_ssim_loss(render(splat, refinement.apply(start[i : i + 1], i), K), photos[i]).backward()
-        refinement.step(step + 1)
+        refinement.step(step + 1, rate.at(step))
     with torch.no_grad():
         found = torch.cat([refinement.apply(start[i : i + 1], i) for i in range(n)])
 

@@ -174,9 +174,16 @@ class TrainParams(StageParams):
         json_schema_extra=LIVE,
     )
     exposure: bool = Field(False, description="[bool] learn exposure and white balance of each photograph")
-    exposure_lr: float = Field(1e-2, gt=0, description="[1/step] learning rate of exposures")
+    exposure_lr: float = Field(
+        1e-2, gt=0, description="[1/step] learning rate of exposures", json_schema_extra=LIVE
+    )
     refine_cameras: bool = Field(False, description="[bool] let training cameras move a little")
-    cameras_lr: float = Field(1e-3, gt=0, description="[1/step] learning rate of cameras, times scene scale")
+    cameras_lr: float = Field(
+        1e-3,
+        gt=0,
+        description="[1/step] learning rate of cameras, times scene scale",
+        json_schema_extra=LIVE,
+    )
     prune_share: float = Field(
         0.0,
         ge=0,

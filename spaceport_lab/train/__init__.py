@@ -144,10 +144,8 @@ def start(run: StageRun, p: TrainParams, data: Inputs, device: torch.device) -> 
     course = steering.plan_from(p, data.views, first.n, data.spectrum)
     strategy = densify.make(p, course, data.views.scale, cap)
     n_views = len(data.views.train)
-    appearance = Appearance(n_views, p.max_steps, p.exposure_lr, device) if p.exposure else None
-    cameras = None
-    if p.refine_cameras:
-        cameras = CameraRefinement(n_views, p.max_steps, p.cameras_lr, device, data.views.scale)
+    appearance = Appearance(n_views, device) if p.exposure else None
+    cameras = CameraRefinement(n_views, device, data.views.scale) if p.refine_cameras else None
     optimizers = checkpoint.make_optimizers(splats)
     state = State(
         splats, optimizers, strategy, counters, appearance=appearance, cameras=cameras, n_first=first.n

@@ -17,10 +17,6 @@ from torch.autograd.function import once_differentiable
 
 from spaceport_lab.errors import InputError
 from spaceport_lab.train.row_adam import RowAdam, copy_into
-from spaceport_lab.train.schedules import Decay
-
-FINAL_RATE = 0.01
-"""Share of the learning rate that is left at the end."""
 
 PULL = 1e-4
 """Weight of the squared distance from the identity: settles what the photographs leave open, hardly more."""
@@ -38,21 +34,18 @@ class Appearance:
 
     Args:
         n_views: training views.
-        steps: of the whole training, over which the learning rate falls.
-        lr: learning rate at the start, in colour units (0..1) a step.
         device: where renders are.
 
     Raises:
         InputError: there are no views.
     """
 
-    def __init__(self, n_views: int, steps: int, lr: float, device: torch.device) -> None:
+    def __init__(self, n_views: int, device: torch.device) -> None:
         if n_views < 1:
             raise InputError("appearance needs at least one training view", got=n_views)
         self._identity = torch.eye(3, 4, device=device)
         self.maps = self._identity.repeat(n_views, 1, 1)
         self.steps_done = 0
-        self._rate = Decay(lr, FINAL_RATE, steps)
         self._adam = RowAdam((n_views, 3, 4), device)
         self._drawn: dict[int, Tensor] = {}
 
@@ -68,9 +61,13 @@ class Appearance:
         return _AffineColors.apply(render, self._drawn[index])
 
     @torch.no_grad()
-    def step(self, done: int) -> None:
-        """Move the maps of the views drawn since the last step; `done` steps are finished with this one."""
-        rate = self._rate.at(done - 1)
+    def step(self, done: int, rate: float) -> None:
+        """Move the maps of the views drawn since the last step.
+
+        Args:
+            done: finished steps, this one included.
+            rate: learning rate, colour units (0..1) a step.
+        """
         for index, row in self._drawn.items():
             if row.grad is not None:
                 gradient = row.grad + 2 * PULL * (row - self._identity)

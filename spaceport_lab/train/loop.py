@@ -97,9 +97,9 @@ def optimise(
         progress.note_loss(state, loss_value)
         shown.step(seen, state, degree)
         c.step = done = step + 1
-        for correction in (state.appearance, state.cameras):
+        for name, correction in (("exposure", state.appearance), ("cameras", state.cameras)):
             if correction:
-                correction.step(done)
+                correction.step(done, rates[name])
         last, looks = done == p.max_steps, done % YIELD_EVERY == 0 or done == p.max_steps
         evaluates, checkpoints = done % p.eval_every == 0 or last, done % p.checkpoint_every == 0 or last
         pictures = timelapse is not None and (done % max(1, p.max_steps // FRAMES) == 0 or last)

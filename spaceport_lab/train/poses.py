@@ -15,10 +15,6 @@ from torch import Tensor
 
 from spaceport_lab.errors import InputError
 from spaceport_lab.train.row_adam import RowAdam, copy_into
-from spaceport_lab.train.schedules import Decay
-
-FINAL_RATE = 0.01
-"""Share of the learning rate that is left at the end."""
 
 TINY = 1e-20
 """Added to a squared angle, rad^2, so that its root has a slope where nothing is turned yet."""
@@ -37,8 +33,6 @@ class CameraRefinement:
 
     Args:
         n_views: training views.
-        steps: of the whole training, over which the learning rate falls.
-        lr: learning rate at the start, in radians a step.
         device: where the cameras are.
         scale: world units that centres move where cameras turn by one radian, such as the radius of the
             camera positions, so that the scene's unit does not matter.
@@ -47,12 +41,11 @@ class CameraRefinement:
         InputError: there are no views.
     """
 
-    def __init__(self, n_views: int, steps: int, lr: float, device: torch.device, scale: float = 1.0) -> None:
+    def __init__(self, n_views: int, device: torch.device, scale: float = 1.0) -> None:
         if n_views < 1:
             raise InputError("camera refinement needs at least one training view", got=n_views)
         self.moves = torch.zeros(n_views, 6, device=device)
         self.steps_done = 0
-        self._rate = Decay(lr, FINAL_RATE, steps)
         self._adam = RowAdam((n_views, 6), device)
         self._units = torch.tensor([1.0] * 3 + [scale] * 3, device=device)
         self._drawn: dict[int, tuple[Tensor, Tensor]] = {}  # movement and axes of each drawn camera
@@ -72,9 +65,13 @@ class CameraRefinement:
         return moved(viewmat, own)
 
     @torch.no_grad()
-    def step(self, done: int) -> None:
-        """Move the cameras drawn since the last step; `done` steps are finished with this one."""
-        rate = self._rate.at(done - 1)
+    def step(self, done: int, rate: float) -> None:
+        """Move the cameras drawn since the last step.
+
+        Args:
+            done: finished steps, this one included.
+            rate: learning rate, radians a step.
+        """
         for index, (own, axes) in self._drawn.items():
             if own.grad is not None:
                 change = self._adam.change(index, own.grad, rate) * self._units

@@ -27,6 +27,9 @@ MIN_COARSE_SIDE = 96
 BANDS_DROPPED = 0.8
 """Share of the steps after which SH bands are dropped: they are learnt by then, others can still adapt."""
 
+CORRECTIONS_FINAL = 0.01
+"""Share of the learning rates of exposures and cameras that is left at the end."""
+
 EPS2D = 0.3
 """Pixels² by which every Gaussian is spread in the image, as in the 3DGS code."""
 
@@ -221,6 +224,9 @@ def plan(
         for name in ("scales", "opacities", "quats", "sh0", "shN")
     }
     rates["means"] = Decay(p.means_lr * scene_scale, p.means_lr_final, p.max_steps)
+    for name, wanted in (("exposure", p.exposure), ("cameras", p.refine_cameras)):
+        if wanted:
+            rates[name] = Decay(getattr(p, f"{name}_lr"), CORRECTIONS_FINAL, p.max_steps)
     refinement = Refinement(
         start=round(p.refine_start * p.max_steps),
         stop=round(p.refine_stop * p.max_steps),
