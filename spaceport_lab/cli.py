@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from spaceport_lab import __version__, service_cli, splat_cli
-from spaceport_lab.cli_options import DataDir, Output, Override, Preset, Steps, console
+from spaceport_lab.cli_options import DataDir, Output, Override, Preset, Scene, Steps, console
 from spaceport_lab.errors import SpaceportError
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ def run(
     override: Override = None,
     job: Annotated[str | None, typer.Option(help="Name of the job; the same name again resumes it.")] = None,
     steps: Steps = "full",
-    scene: Annotated[str, typer.Option(help="Its name, where the folder's name says nothing.")] = "",
+    scene: Scene = "",
     output: Output = "",
     new: Annotated[
         bool, typer.Option("--new", help="Start a new job even if the same was run before.")

@@ -19,6 +19,9 @@ Override = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="STAGE.NAME=VALUE, over presets; repeatable.")
 ]
 DataDir = Annotated[Path, typer.Option("--data", help="Folder of the scenes.", envvar="SPACEPORT_DATA")]
+Scene = Annotated[
+    str, typer.Option(help="What the scene is to be called, where its folder's name says nothing.")
+]
 Steps = Annotated[str, typer.Option(help="full, 3dgs or compression.")]
 Output = Annotated[
     str,

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from spaceport_lab.cli_options import DataDir, Output, Override, Preset, Steps, console
+from spaceport_lab.cli_options import DataDir, Output, Override, Preset, Scene, Steps, console
 from spaceport_lab.errors import InputError, ParamsError
 
 app = typer.Typer()
@@ -26,6 +26,7 @@ def submit(
     override: Override = None,
     steps: Steps = "full",
     name: Annotated[str, typer.Option(help="Of the job; made when left out.")] = "",
+    scene: Scene = "",
     output: Output = "",
     email: Annotated[str, typer.Option(help="Who is told how it ended.")] = "",
     webhook: Annotated[str, typer.Option(help="Address that is told how it ended.")] = "",
@@ -49,7 +50,7 @@ def submit(
 
     ask = jobs.local_ask(
         path, preset or (), override or (),
-        steps=steps, name=name, output=output, email=email, webhook=webhook, priority=priority,
+        steps=steps, name=name, scene=scene, output=output, email=email, webhook=webhook, priority=priority,
     )  # fmt: skip
     job, made = jobs.Store(jobs.store_path(data)).submit(ask, key)
     console.print(f"job [bold]{job.name}[/] {'waits' if made else f'is there already: {job.state}'}")

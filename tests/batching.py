@@ -13,12 +13,14 @@ from spaceport_lab import fence, files, runcard
 from spaceport_lab.errors import FencedError, InputError, StoreBusyError
 from spaceport_lab.jobs.execute import _die_with_keeper
 from spaceport_lab.jobs.failures import from_exception
+from spaceport_lab.naming import slug
 
 _die_with_keeper()
 spec = json.loads(Path(sys.argv[1]).read_text())
 source = Path(spec["ask"]["source"])
 images = source / "images" if (source / "images").is_dir() else source
-root = Path(spec["data"]) / source.name / "runs" / spec["name"]
+scene = slug(spec["ask"]["scene"]) if spec["ask"]["scene"] else source.name
+root = Path(spec["data"]) / scene / "runs" / spec["name"]
 said = {"ok": False, "again": False, "interrupted": False, "failure": None}
 signal.signal(signal.SIGTERM, signal.default_int_handler)
 

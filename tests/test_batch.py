@@ -137,6 +137,8 @@ def test_lines_over_defaults(tmp_path: Path) -> None:
     )  # fmt: skip
     first, second = make_batch(tmp_path / "may.yaml", tmp_path / "data", "Night of 3 May!").scenes
     assert first.job == "night-of-3-may-harbour-may"
+    assert first.run_dir == tmp_path / "data/harbour-may/runs" / first.job
+    assert second.run_dir == tmp_path / "data/site01/runs" / second.job
     assert first.ask.overrides == ("train.seed=3", "train.max_steps=9")
     assert first.ask.presets == ("fast",)
     assert second.ask.presets == ("demo",)

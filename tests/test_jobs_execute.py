@@ -46,7 +46,7 @@ def test_an_attempt_takes_the_folder_and_runs(
     spec: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[dict[str, Any]] = []
-    root = tmp_path / "data" / "mound" / "runs" / "job"
+    root = tmp_path / "data" / "quarry-7" / "runs" / "job"
 
     def run(request: pipeline.Request, presets: Any, overrides: Any, **options: Any) -> None:
         assert os.environ[fence.VARIABLE] == f"5:{root}"
@@ -56,7 +56,7 @@ def test_an_attempt_takes_the_folder_and_runs(
     monkeypatch.setattr(pipeline, "run_pipeline", run)
     monkeypatch.setenv("SPACEPORT_USD_PER_HOUR", "1.5")
     monkeypatch.setenv("SPACEPORT_MLFLOW", "local")
-    spec["ask"] |= {"overrides": ["train.max_steps=9"], "output": "s3://bucket/runs"}
+    spec["ask"] |= {"scene": "Quarry 7", "overrides": ["train.max_steps=9"], "output": "s3://bucket/runs"}
     assert ended(spec) == (0, {"ok": True, "again": False, "interrupted": False, "failure": _nothing()})
     display = calls[0].pop("display")
     assert not display.console.is_terminal

@@ -226,6 +226,7 @@ def _scene(
     ask = make_ask(
         source=source,
         name=f"{batch}-{name}",
+        scene=entry.name,
         steps=steps,
         presets=tuple(str(path.parent / p) if p.endswith((".yaml", ".yml")) else p for p in presets),
         overrides=overrides,
@@ -233,7 +234,7 @@ def _scene(
     )
     try:
         resolve(ask.presets, ask.overrides)
-        request = make_request(source, steps, data)
+        request = make_request(source, steps, data, ask.scene)
         resolved = resolve(ask.presets, ask.overrides, request.fixed)
     except InputError as error:
         return Scene(name, ask, trouble=from_exception(error)[0])

@@ -64,7 +64,7 @@ def _run(spec: dict[str, Any], place: dict[str, Path]) -> None:
     from spaceport_lab.pipeline.jobs import open_run
 
     ask = Ask.model_validate(spec["ask"])
-    request = make_request(ask.source, ask.steps, Path(spec["data"]))
+    request = make_request(ask.source, ask.steps, Path(spec["data"]), ask.scene)
     resolve(ask.presets, ask.overrides, request.fixed)  # before anything is written
     root = open_run(request, {}, spec["name"])
     with files.clear_os_errors(root):

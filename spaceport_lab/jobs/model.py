@@ -34,6 +34,7 @@ class Ask(pydantic.BaseModel):
         source: a local path, or an address such as s3://bucket/flight.
         steps: full, 3dgs or compression.
         name: of the job; empty: one is made.
+        scene: what the scene is to be called; empty: as its folder.
         presets: names, or paths of .yaml files; later ones win.
         overrides: `STAGE.NAME=VALUE`.
         output: s3:// prefix that gets the run, or empty.
@@ -47,6 +48,7 @@ class Ask(pydantic.BaseModel):
     source: str = Field(min_length=1, max_length=4096)
     steps: str = "full"
     name: str = ""
+    scene: str = Field(default="", max_length=200)
     presets: tuple[_Line, ...] = Field(default=(), max_length=50)
     overrides: tuple[_Line, ...] = Field(default=(), max_length=500)
     output: str = Field(default="", max_length=2048)
@@ -54,7 +56,7 @@ class Ask(pydantic.BaseModel):
     webhook: str = Field(default="", max_length=2048)
     priority: int = Field(default=0, ge=-10, le=10)
 
-    @pydantic.field_validator("source", "output", "email", "webhook")
+    @pydantic.field_validator("source", "scene", "output", "email", "webhook")
     @classmethod
     def _one_line(cls, value: str) -> str:
         if _CONTROL.search(value):

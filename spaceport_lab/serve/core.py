@@ -211,7 +211,7 @@ class Service:
         """Refuse now what the worker would refuse later: wrong values, nothing to start from."""
         from spaceport_lab.pipeline.request import make_request
 
-        asked = make_request(ask.source, ask.steps, self.settings.data)
+        asked = make_request(ask.source, ask.steps, self.settings.data, ask.scene)
         if not asked.scene_dir.resolve().is_relative_to(self.settings.data.resolve()):
             # A run of another data folder would be gone on from there, and written there.
             raise NotAllowedError(
