@@ -45,16 +45,21 @@ function shortNumber(value) {
   return String(+value.toPrecision(4));
 }
 
-// One call a picture of the screen, however many things changed: they come as one event each.
-function oncePerFrame(draw) {
+// All that one update brings is drawn in one frame: it comes as an event for each widget, and without a GPU a
+// page pays for every frame, not for what is in it. The widgets are modules that do not know each other, so each
+// waits for the next beat of the clock they share.
+const BEAT_MS = 250;
+
+function onTheBeat(draw) {
   let waits = false;
   return () => {
     if (waits) return;
     waits = true;
-    requestAnimationFrame(() => {
+    const left = BEAT_MS - (Date.now() % BEAT_MS);
+    setTimeout(() => requestAnimationFrame(() => {
       waits = false;
       draw();
-    });
+    }), left);
   };
 }
 

@@ -130,7 +130,7 @@ function render({ model, el }) {
     canvas.setAttribute("aria-label", model.get("spec").alt || "");
     redraw();
   };
-  model.on("change:spec change:data", oncePerFrame(changed));
+  model.on("change:spec change:data", onTheBeat(changed));
   canvas.addEventListener("pointermove", (event) => { pointer = event.offsetX; redraw(); });
   canvas.addEventListener("pointerleave", () => { pointer = null; redraw(); });
   changed();

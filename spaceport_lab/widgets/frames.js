@@ -70,8 +70,8 @@ function render({ model, el }) {
   });
   slider.addEventListener("keydown", (event) => event.stopPropagation());
   latest.addEventListener("click", () => choose(-1));
-  model.on("change:steps change:wanted change:say", changed);
-  model.on("change:photo change:render change:error change:captions", oncePerFrame(pictures));
+  model.on("change:steps change:wanted change:say", onTheBeat(changed));
+  model.on("change:photo change:render change:error change:captions", onTheBeat(pictures));
   changed();
   pictures();
 }

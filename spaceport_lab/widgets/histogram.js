@@ -139,7 +139,7 @@ function render({ model, el }) {
     canvas.setAttribute("aria-disabled", String(!allowed()));
     redraw();
   };
-  model.on("change", oncePerFrame(changed));
+  model.on("change", onTheBeat(changed));
   changed();
   return () => { clearTimeout(timer); close(); };
 }
