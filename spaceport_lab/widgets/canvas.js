@@ -74,7 +74,8 @@ function makeCanvas(element, height, draw) {
     const ratio = window.devicePixelRatio || 1;
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round(height * ratio);
-    const context = canvas.getContext("2d");
+    // Drawn in memory: without a GPU a canvas would else be drawn by the emulation of one.
+    const context = canvas.getContext("2d", { willReadFrequently: true });
     context.scale(ratio, ratio);
     context.font = FONT;
     draw(context, width, height, themeColors(canvas));
