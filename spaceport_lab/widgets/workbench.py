@@ -37,8 +37,8 @@ from spaceport_lab.workspace import Progress, StageRun
 logger = logging.getLogger(__name__)
 
 UPDATE_SECONDS = max(1.0, 6.0 / usable_cores())
-"""Between two updates of the page. One takes a browser without a GPU 0.1 s of one core, and where it has the
-cores of the training this is then 2 % of them, however few they are."""
+"""Between two updates of the page. One takes a browser 0.03 to 0.1 s of one core, the most where a GPU is
+emulated; where it has the cores of the training this is 2 % of them at most, however few they are."""
 
 PICTURE_SECONDS = 3 * UPDATE_SECONDS
 """Between two pictures of the held-out view, which are the most to paint."""
