@@ -129,6 +129,7 @@ def test_the_sample_through_the_page_with_a_crash_on_the_way(house: House, mailb
         page.get_by_label("Parameters").fill("\n".join(SHORT))
         page.get_by_text("More", exact=True).click()
         page.get_by_role("button", name="Start").click()
+        expect(page.locator("#job-name")).to_contain_text("flight-1", timeout=60_000)
 
         root = house.data / "sample" / "runs" / "flight-1"
         until(lambda: store.get("flight-1").failure or (root / "03_train" / "checkpoint.pt").exists(), page)
