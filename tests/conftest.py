@@ -6,8 +6,12 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from ray_cluster import Cluster
 
 # A shell that starts the tests in the background has them ignore interrupts, which some send to themselves.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -57,6 +61,20 @@ def moto() -> Iterator[str]:
 
     with moto_server() as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    """A Ray cluster of two nodes on loopback."""
+    from ray_cluster import Cluster
+
+    made = Cluster()
+    try:
+        made.add()
+        made.add()
+        yield made
+    finally:
+        made.close()
 
 
 @pytest.fixture(scope="session")

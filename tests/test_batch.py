@@ -8,8 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pytest
 import yaml
 from batching import make_scenes, stub, times_run
 from rich.console import Console
+from waiting import until
 
 from spaceport_lab import fence, runcard
 from spaceport_lab.batch import Here, Outcome, make_batch, run_batch
@@ -41,14 +40,6 @@ def write(folder: Path, content: Any, name: str = "may.yaml") -> Path:
 def run(folder: Path, jobs: int = 2, **options: Any) -> Outcome:
     batch = make_batch(folder / "may.yaml", folder / "data")
     return run_batch(batch, Here(jobs), command=stub(folder), **options)
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-    return found
 
 
 def test_one_bad_scene_of_ten_and_a_rerun_that_does_only_that_one(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pytest
 import yaml
 from batching import make_scenes, stub, times_run
 from ray_cluster import Cluster
+from waiting import until
 
 from spaceport_lab import runcard
 from spaceport_lab.batch.attempt import Work
@@ -37,25 +37,6 @@ except SpaceportError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 sys.exit(outcome.exit_code)
 """
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.05)
-    return found
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    made = Cluster()
-    try:
-        made.add()
-        made.add()
-        yield made
-    finally:
-        made.close()
 
 
 class Batch:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from waiting import until
 
 from spaceport_lab import fence
 from spaceport_lab.errors import WorkspaceError
@@ -46,14 +47,6 @@ except FencedError as error:
     print("refused", flush=True)
     sys.exit(3)
 """
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-    return found
 
 
 def gone(pid: int) -> bool:

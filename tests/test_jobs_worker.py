@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from waiting import until
 
 from spaceport_lab.errors import QueueError
 from spaceport_lab.jobs import Ask, Job, Store, Worker
@@ -127,14 +128,6 @@ def worker(store: Store, stub: Path, tmp_path: Path) -> Worker:
 
 def ask(store: Store, mode: str, name: str = "job") -> Job:
     return store.submit(Ask(source=f"/{mode}", name=name, email="ann@example.org"))[0]
-
-
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
-    return found
 
 
 def pids(tmp_path: Path, name: str = "job") -> list[int]:

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import filelock
 import pytest
 import scenes
 import torch
+from waiting import until
 
 from spaceport_lab import session as sessions
 from spaceport_lab import train
@@ -56,13 +56,6 @@ def params(**values) -> TrainParams:
 
 def digest(run: StageRun) -> str:
     return hashlib.sha256((run.dir / "splat.ply").read_bytes()).hexdigest()
-
-
-def until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("interactive", [False, True])

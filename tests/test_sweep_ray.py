@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -35,17 +34,6 @@ asked = sweep.make_sweep(Path(sys.argv[1]), space, "far", overrides=json.loads(s
 found = sweep.run_sweep(asked, 4, 1, on="ray")
 print(found.preset)
 """
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    made = Cluster()
-    try:
-        made.add()
-        made.add()
-        yield made
-    finally:
-        made.close()
 
 
 def worker_of(cluster: Cluster) -> tuple[str, psutil.Process] | None:
