@@ -196,3 +196,70 @@ def test_fields_of_records() -> None:
     assert np.allclose(out[:4], [a * a, a * b, b * a, b * b], atol=1e-6)
     assert np.allclose(out[4:6], [f[0] * a + f[1] * b, f[2] * a + f[3] * b], atol=1e-6)
     assert np.allclose(out[6:], [a + a * f[0] + b * f[2], b + a * f[1] + b * f[3]], atol=1e-6)
+
+
+@kernel()
+def in_parts(source, out, sums):
+    """The same of sixteen lanes at once and of narrow vectors."""
+    x, y = vector_memory.load(source, 0), vector_memory.load(source, 16)
+    vector_memory.store(out, 0, work_on(x, y))
+    for part in range(0, 16, vector.WIDTH):
+        x = vector_memory.load_narrow(source, part)
+        y = vector_memory.load_narrow(source, 16 + part)
+        vector_memory.store(out, 16 + part, work_on(x, y))
+    vectors = vector_math.load_narrow_each(source, 0, vector.WIDTH, ELEVEN)
+    vector_memory.store(sums, 0, vector_math.sums_of(vectors))
+
+
+@kernel(inline=True)
+def work_on(x, y):
+    a = vector.fnma(x, y, vector_math.exp2(x)) * vector_math.reciprocal(vector.absolute(y) + 1.0)
+    b = vector.select((x > y) & (y > -1.0), vector.minimum(a, x), -vector.square_root(vector.absolute(a)))
+    return vector.maximum(b, vector.floor(x)) - vector.minus_absolute(y)
+
+
+ELEVEN = (0,) * 11
+
+
+def test_narrow_vectors_do_the_same() -> None:
+    source = np.random.default_rng(0).normal(0, 2, 11 * 16).astype(np.float32)
+    out, sums = np.zeros(32, np.float32), np.zeros(16, np.float32)
+    in_parts(source, out, sums)
+    assert np.array_equal(out[:16], out[16:])
+    assert len(set(out[:16])) == 16
+    rows = source[: 11 * vector.WIDTH].reshape(11, vector.WIDTH)
+    assert np.allclose(sums[:11], rows.sum(1), atol=1e-5)
+    assert not sums[11:].any()
+
+
+def test_vectors_of_two_widths_do_not_mix() -> None:
+    with pytest.raises(TypeError, match="vectors of different widths: floats8, floats16"):
+        vector._lanes((vector.Floats(8), vector.Floats(16)))
+
+
+@kernel()
+def turn_bits(words, out):
+    found = vector_math.lanes_with_bits(vector_memory.load_ints(words, 0))
+    for bit in range(16):
+        out[bit] = found[bit]
+
+
+def test_bits_to_lanes() -> None:
+    words = np.random.default_rng(0).integers(0, 1 << 16, 16).astype(np.int32)
+    out = np.zeros(16, np.int64)
+    turn_bits(words, out)
+    assert [[out[bit] >> lane & 1 for bit in range(16)] for lane in range(16)] == [
+        [word >> bit & 1 for bit in range(16)] for word in words.tolist()
+    ]
+
+
+@kernel()
+def copy_some(source, out, count):
+    vector_memory.store_some(out, 0, vector_memory.load_some(source, 0, count), count)
+
+
+@pytest.mark.parametrize("count", [0, 1, 9, 15, 16])
+def test_some_lanes(count: int) -> None:
+    source, out = np.arange(1, 17, dtype=np.float32), np.zeros(16, np.float32)
+    copy_some(source[:count] if count < 16 else source, out, count)
+    assert np.array_equal(out, np.where(np.arange(16) < count, source, 0))

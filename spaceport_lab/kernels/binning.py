@@ -47,7 +47,7 @@ from spaceport_lab.kernels.vector import (
     to_ints,
     true_lanes,
 )
-from spaceport_lab.kernels.vector_memory import claim, store
+from spaceport_lab.kernels.vector_memory import claim, prefetch, store
 from spaceport_lab.kernels.vector_rows import gather_records
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
@@ -56,6 +56,7 @@ TILE_SHIFT = TILE.bit_length() - 1
 RADIX_BITS = 11
 RADIX = 1 << RADIX_BITS
 RADIX_MASK = np.uint32(RADIX - 1)
+AHEAD = 16  # Gaussians, in the order of depth, between asking for what lies anywhere in memory and its use
 SHIFT_1, SHIFT_2 = np.uint32(RADIX_BITS), np.uint32(2 * RADIX_BITS)
 
 
@@ -144,12 +145,14 @@ def depth_order(n, keys, counts, order, first_slot):
             other[h0[digit]] = i
             h0[digit] += 1
     for k in range(visible):
+        prefetch(keys, other[min(k + AHEAD, visible - 1)])
         digit = (keys[other[k]] >> SHIFT_1) & RADIX_MASK
         order[h1[digit]] = other[k]
         h1[digit] += 1
     for k in range(visible):
         other[k] = order[k]
     for k in range(visible):
+        prefetch(keys, other[min(k + AHEAD, visible - 1)])
         digit = keys[other[k]] >> SHIFT_2
         order[h2[digit]] = other[k]
         h2[digit] += 1
@@ -252,6 +255,11 @@ def fill_spans(
             break
         for rank in range(part_starts[part], part_starts[part + 1], LANES):
             ranks[0], ranks[1] = rank, min(rank + LANES, part_starts[part + 1])
+            for k in range(ranks[1], min(rank + 2 * LANES, part_starts[part + 1])):
+                i = np.int64(order[k])
+                prefetch(records, i * stride)
+                prefetch(first_slot, i)
+                prefetch(counts, i)
             wrong += fill_group(
                 ranks, order, records, stride, tiles_x, tiles_y, counts, first_slot, spans, histogram[part],
                 lengths[part], scratch,
@@ -285,8 +293,10 @@ def fill_segments(counter, part_starts, order, first_slot, spans, histogram, ent
         part = claim(counter)
         if part >= part_starts.shape[0] - 1:
             break
-        places = histogram[part]
+        places, last = histogram[part], part_starts[part + 1] - 1
         for rank in range(part_starts[part], part_starts[part + 1]):
+            prefetch(first_slot, order[min(rank + 2 * AHEAD, last)])
+            prefetch(spans, first_slot[order[min(rank + AHEAD, last)]])
             i = order[rank]
             for slot in range(first_slot[i], first_slot[i + 1]):
                 span = spans[slot]

@@ -22,9 +22,11 @@ from spaceport_lab.kernels.vector_rows import (
     combine,
     contract,
     load_columns,
+    load_records,
     load_records_first,
     products,
     store_columns,
+    store_records,
     store_records_first,
 )
 
@@ -101,6 +103,9 @@ def prefetch_rows(values, at, count):
 @kernel(inline=True)
 def coefficients(shn, at, stride, n_floats):
     """Coefficients of degrees 1 to 3 of sixteen Gaussians, 45 vectors: n_floats of them, zeros after."""
+    if n_floats == 45:
+        overlapping = load_records(shn, at + 29, stride)
+        return load_records(shn, at, stride) + load_records(shn, at + LANES, stride) + overlapping[3:]
     first = load_records_first(shn, at, stride, min(n_floats, LANES))
     second = load_records_first(shn, at + min(LANES, n_floats), stride, max(0, min(n_floats - LANES, LANES)))
     third = load_records_first(shn, at + min(2 * LANES, n_floats), stride, max(0, n_floats - 2 * LANES))
@@ -147,6 +152,17 @@ def shade(counter, n, keys, means, center, sh0, stride_0, shn, stride_n, first_n
                 )  # fmt: skip
 
 
+@kernel(inline=True)
+def store_coefficients(g_shn, to, stride, rows, live, count):
+    """Write the first `count` of 45 vectors as rows of sixteen Gaussians; from `live` on they are zero."""
+    if count > 0:
+        store_records_first(g_shn, to, stride, rows[:16], live, count)
+    if count > LANES:
+        store_records_first(g_shn, to + LANES, stride, rows[16:32], live - LANES, count - LANES)
+    if count > 2 * LANES:
+        store_records_first(g_shn, to + 2 * LANES, stride, rows[32:], live - 2 * LANES, count - 2 * LANES)
+
+
 @kernel()
 def shade_backward_group(
     at, i, counts, means, center, shn, at_n, stride_n, n_floats, all_floats, records, stride, g_colors, g_sh0,
@@ -163,14 +179,13 @@ def shade_backward_group(
     x, y, z, inverse = view_direction(means, at, center)
     functions = basis(x, y, z)
     rows = products(functions, (red, green, blue))
-    if all_floats > 0:
-        store_records_first(g_shn, to_n, stride_n, rows[:16], n_floats, all_floats)
-    if all_floats > LANES:
-        live, count = n_floats - LANES, all_floats - LANES
-        store_records_first(g_shn, to_n + LANES, stride_n, rows[16:32], live, count)
-    if all_floats > 2 * LANES:
-        live, count = n_floats - 2 * LANES, all_floats - 2 * LANES
-        store_records_first(g_shn, to_n + 2 * LANES, stride_n, rows[32:], live, count)
+    if n_floats == len(rows) == all_floats:
+        # The last sixteen overlap those before: whole stores cost less than masked ones.
+        store_records(g_shn, to_n, stride_n, rows[:16])
+        store_records(g_shn, to_n + LANES, stride_n, rows[16:32])
+        store_records(g_shn, to_n + len(rows) - LANES, stride_n, rows[29:])
+    else:
+        store_coefficients(g_shn, to_n, stride_n, rows, n_floats, all_floats)
     if n_floats > 0:
         g = contract(coefficients(shn, at_n, stride_n, n_floats), (red, green, blue))
         gx, gy, gz = direction_gradient(x, y, z, g)

@@ -27,9 +27,28 @@ import numpy as np
 from spaceport_lab.kernels import threads
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import LANES, aligned_empty
-from spaceport_lab.kernels.vector import absolute, fma, fnma, lane_indices, select, splat, sum_lanes
-from spaceport_lab.kernels.vector_math import fma_each, load_each, slide, store_each
-from spaceport_lab.kernels.vector_memory import claim, load, load_first, prefetch, store, store_first
+from spaceport_lab.kernels.vector import (
+    WIDTH,
+    absolute,
+    fma,
+    fnma,
+    lane_indices,
+    select,
+    splat,
+    splat_narrow,
+    sum_lanes,
+)
+from spaceport_lab.kernels.vector_math import fma_each, load_narrow_each, slide, store_each
+from spaceport_lab.kernels.vector_memory import (
+    claim,
+    load,
+    load_first,
+    load_narrow,
+    load_some,
+    prefetch,
+    store,
+    store_some,
+)
 from spaceport_lab.kernels.vector_rows import load_records
 
 WINDOW, REACH = 11, 5
@@ -65,27 +84,36 @@ def blur_pages(source, before, after, stride, out, to, out_stride):
     Vectors of a page lie `stride` floats apart, results `out_stride`. Result k is centred five before
     vector k of `after`.
     """
-    tail = load_each(source, before + (LANES - BEFORE) * stride, stride, TEN_VECTORS)
-    first = slide(tail + load_each(source, after, stride, EIGHT_VECTORS), WEIGHTS)
-    store_each(out, to, out_stride, first)
-    tail = load_each(source, before + (LANES - 2) * stride, stride, TWO_VECTORS)
-    second = slide(tail + load_each(source, after, stride, SIXTEEN_VECTORS), WEIGHTS)
-    store_each(out, to + HALF * out_stride, out_stride, second)
+    for part in range(0, LANES, WIDTH):
+        tail = load_narrow_each(source, before + part + (LANES - BEFORE) * stride, stride, TEN_VECTORS)
+        first = slide(tail + load_narrow_each(source, after + part, stride, EIGHT_VECTORS), WEIGHTS)
+        store_each(out, to + part, out_stride, first)
+        tail = load_narrow_each(source, before + part + (LANES - 2) * stride, stride, TWO_VECTORS)
+        second = slide(tail + load_narrow_each(source, after + part, stride, SIXTEEN_VECTORS), WEIGHTS)
+        store_each(out, to + part + HALF * out_stride, out_stride, second)
+
+
+@kernel(inline=True)
+def rows_of(image, start, stride):
+    """A narrow vector of each of eighteen rows."""
+    return load_narrow_each(image, start, stride, EIGHTEEN_VECTORS)
 
 
 @kernel(inline=True)
 def blur_down(images, target, at, stride, block):
     """Blur sixteen columns of x, y, x x + y y and x y down sixteen rows; `at` is five rows above them."""
     for half in range(0, LANES, HALF):
-        x = load_each(images, at + half * stride, stride, EIGHTEEN_VECTORS)
-        y = load_each(target, at + half * stride, stride, EIGHTEEN_VECTORS)
-        zero = splat(ZERO)
-        store_each(block, half * LANES, LANES, slide(x, WEIGHTS))
-        store_each(block, PAGE + half * LANES, LANES, slide(y, WEIGHTS))
-        product = fma_each(x, y, zero)
-        store_each(block, 3 * PAGE + half * LANES, LANES, slide(product, WEIGHTS))
-        squares = fma_each(x, x, fma_each(y, y, zero))
-        store_each(block, 2 * PAGE + half * LANES, LANES, slide(squares, WEIGHTS))
+        for part in range(0, LANES, WIDTH):
+            start, to = at + part + half * stride, half * LANES + part
+            # Each is loaded anew for each map: more than one map's rows do not stay in registers.
+            store_each(block, to, LANES, slide(rows_of(images, start, stride), WEIGHTS))
+            store_each(block, PAGE + to, LANES, slide(rows_of(target, start, stride), WEIGHTS))
+            x, y = rows_of(images, start, stride), rows_of(target, start, stride)
+            squares = fma_each(x, x, fma_each(y, y, splat_narrow(ZERO)))
+            store_each(block, 2 * PAGE + to, LANES, slide(squares, WEIGHTS))
+            x, y = rows_of(images, start, stride), rows_of(target, start, stride)
+            product = fma_each(x, y, splat_narrow(ZERO))
+            store_each(block, 3 * PAGE + to, LANES, slide(product, WEIGHTS))
 
 
 @kernel(inline=True)
@@ -132,10 +160,10 @@ def span_of_maps(images, target, height, length, row, column, step, page, edges,
 
 
 @kernel(inline=True)
-def derivatives(blurred, i, inside):
+def derivatives(blurred, at, inside):
     """Derivatives of ssim by mx, s and p, then ssim itself, for one column of a group."""
-    mx, my = load(blurred, i * LANES), load(blurred, PAGE + i * LANES)
-    s, p = load(blurred, 2 * PAGE + i * LANES), load(blurred, 3 * PAGE + i * LANES)
+    mx, my = load_narrow(blurred, at), load_narrow(blurred, PAGE + at)
+    s, p = load_narrow(blurred, 2 * PAGE + at), load_narrow(blurred, 3 * PAGE + at)
     product = mx * my
     squares = fma(mx, mx, my * my)
     a, b = fma(product, TWO, C1), fma(p - product, TWO, C2)
@@ -152,26 +180,28 @@ def derivatives(blurred, i, inside):
 def span_of_slopes(maps, step, page, inside, pixel, width, first, last, blurred, slopes, ssim_rows):
     """Blur a span along its rows and derive ssim: to a page of `slopes`, laid out like `maps`.
 
-    The span begins at `pixel`. Pixels first … last - 1 are added to ssim_rows [16] float64.
+    The span begins at `pixel`; inside [16] is 1 for rows in the image, else 0. Pixels first … last - 1 are
+    added to ssim_rows [16] float64.
     """
-    total = splat(ZERO)
     for channel in range(step):
         for k in range(MAPS):
             before, after = (2 * k + 1 - page) * PAGE * step, (2 * k + page) * PAGE * step
             at = channel * LANES
             blur_pages(maps, before + at, after + at, step * LANES, blurred, k * PAGE, LANES)
-        for i in range(LANES):
-            shown = inside if 0 <= pixel + i < width else splat(ZERO)
-            d_m, d_s, d_p, value = derivatives(blurred, i, shown)
-            if first <= pixel + i < last:
-                total = total + value
-            at = page * PAGE * step + (i * step + channel) * LANES
-            store(slopes, at, d_m)
-            store(slopes, 2 * PAGE * step + at, d_s)
-            store(slopes, 4 * PAGE * step + at, d_p)
-    store(blurred, 0, total)
-    for lane in range(LANES):
-        ssim_rows[lane] += blurred[lane]
+        for part in range(0, LANES, WIDTH):
+            total = splat_narrow(ZERO)
+            for i in range(LANES):
+                shown = load_narrow(inside, part) if 0 <= pixel + i < width else splat_narrow(ZERO)
+                d_m, d_s, d_p, value = derivatives(blurred, i * LANES + part, shown)
+                if first <= pixel + i < last:
+                    total = total + value
+                at = page * PAGE * step + (i * step + channel) * LANES + part
+                store(slopes, at, d_m)
+                store(slopes, 2 * PAGE * step + at, d_s)
+                store(slopes, 4 * PAGE * step + at, d_p)
+            store(blurred, part, total)
+        for lane in range(LANES):
+            ssim_rows[lane] += blurred[lane]
 
 
 @kernel(inline=True)
@@ -203,20 +233,20 @@ def gradient_rows(
         prefetch_rows(out, row, row + count, column + AHEAD * LANES, LANES, length)
     for i in range(count):
         place = (row + i) * length + column
-        x, y = load_first(images, place, left), load_first(target, place, left)
+        x, y = load_some(images, place, left), load_some(target, place, left)
         store(l1_rows, i * LANES, load(l1_rows, i * LANES) + absolute(x - y))
         if with_gradient:
             d_m, d_s = load(blurred, i * LANES), load(blurred, PAGE + i * LANES)
             ssim = fma(y, load(blurred, 2 * PAGE + i * LANES), fma(x * TWO, d_s, d_m))
             sign = select(x > y, splat(l1_weight), select(x < y, splat(-l1_weight), splat(ZERO)))
-            store_first(out, place, fnma(ssim, ssim_weight, sign), left)
+            store_some(out, place, fnma(ssim, ssim_weight, sign), left)
 
 
 @kernel(inline=True)
-def rows_inside(row, height):
+def rows_inside(row, height, inside):
     """1 in the lanes of a group whose rows are in the image, 0 in the others."""
     numbers = lane_indices() + row
-    return select((numbers > -1) & (numbers < height), splat(ONE), splat(ZERO))
+    store(inside, 0, select((numbers > -1) & (numbers < height), splat(ONE), splat(ZERO)))
 
 
 @kernel()
@@ -231,13 +261,14 @@ def band_of_strip(
     columns, block = small[: PAGE * step], small[PAGE * step : PAGE * (step + MAPS)]
     edges = small[PAGE * (step + MAPS) : PAGE * (step + MAPS) + 2 * AROUND * LANES]
     l1_rows = small[PAGE * (step + MAPS) + 2 * AROUND * LANES :]
-    ssim_rows = np.zeros(LANES)
+    ssim_rows, inside = np.zeros(LANES), np.zeros(LANES, np.float32)
     length = width * step
     spans = (last - first + REACH - 1 + LANES - 1) // LANES + 1
     pitch = spans * LANES * step
     for group in range((last_row - first_row + LANES - 1) // LANES + 1):
         row = first_row + REACH + LANES * (group - 1)
-        inside, row_page = rows_inside(row, height), group & 1
+        rows_inside(row, height, inside)
+        row_page = group & 1
         ssim_rows[:] = 0.0
         maps[:] = ZERO
         slopes[:] = ZERO

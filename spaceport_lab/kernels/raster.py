@@ -51,6 +51,7 @@ from spaceport_lab.kernels.tiles import (
     pixel_planes,
 )
 from spaceport_lab.kernels.vector import (
+    WIDTH,
     absolute,
     any_lane,
     fma,
@@ -61,7 +62,7 @@ from spaceport_lab.kernels.vector import (
     minus_absolute,
     select,
     splat,
-    true_lanes,
+    splat_narrow,
 )
 from spaceport_lab.kernels.vector_math import (
     dot_each,
@@ -69,16 +70,28 @@ from spaceport_lab.kernels.vector_math import (
     exp2_each,
     fma_each,
     fnma_each,
+    lanes_with_bits,
     load_each,
+    load_narrow_each,
     part_of,
     reciprocal,
-    splat_at,
     splat_each,
+    splat_narrow_at,
+    splat_narrow_each,
     store_each,
     sums_of,
     zeros,
+    zeros_narrow,
 )
-from spaceport_lab.kernels.vector_memory import claim, gather, load, prefetch, store, store_first
+from spaceport_lab.kernels.vector_memory import (
+    claim,
+    gather,
+    load,
+    load_narrow,
+    prefetch,
+    store,
+    store_first,
+)
 from spaceport_lab.kernels.vector_rows import gather_records, load_block, store_block
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
@@ -100,6 +113,8 @@ def begin_chunk(left, top, count, gaussians, records, stride, words, first_word,
     for block in range(LANES):
         masks[block] = 0
     for start in range(0, count, LANES):
+        for k in range(start + LANES, min(start + 2 * LANES, count)):
+            prefetch(records, np.int64(gaussians[k]) * stride)
         f = gather_records(records, gaussians, start, stride)
         u, v = f[U] - left, f[V] - top
         store(fields, start, fnma(f[BETA], v, f[ALPHA] * u))
@@ -118,20 +133,24 @@ def begin_chunk(left, top, count, gaussians, records, stride, words, first_word,
         word = select(lane_indices() < count - start, word, 0)
         if words.shape[0] > 0:
             store_first(words, first_word + start, word, count - start)
+        touching = lanes_with_bits(word)
         for block in range(LANES):
-            masks[block] |= true_lanes((word & (1 << block)) > 0) << start
+            masks[block] |= touching[block] << start
     # the entry that stands for none
     fields[F_POWER + CHUNK] = NOTHING
 
 
 @kernel(inline=True)
-def blend_block(block, mask, count, words, first_word, scratch, fields, channels):
-    """Blend the entries of `mask` into one block, four at a time. Returns whether a pixel goes on."""
-    t_plane, color_plane, at = PLANES * PLANE, (PLANES + 1) * PLANE, block * LANES
-    px, py, t = load(scratch, at), load(scratch, PLANE + at), load(scratch, t_plane + at)
+def blend_part(at, mask, scratch, fields, channels):
+    """Blend the entries of `mask`, four at a time, into the pixels of one narrow vector, `at` in each plane.
+
+    Returns whether a pixel goes on, and the last entry blended.
+    """
+    t_plane, color_plane = PLANES * PLANE, (PLANES + 1) * PLANE
+    px, py, t = load_narrow(scratch, at), load_narrow(scratch, PLANE + at), load_narrow(scratch, t_plane + at)
     seen = t
-    colors = load_each(scratch, color_plane + at, PLANE, channels)
-    goes_on, reached = True, 0
+    colors = load_narrow_each(scratch, color_plane + at, PLANE, channels)
+    goes_on, reached = any_lane(t > T_MIN), 0
     while mask != 0 and goes_on:
         k_0 = lowest_bit(mask)
         mask &= mask - 1
@@ -142,10 +161,10 @@ def blend_block(block, mask, count, words, first_word, scratch, fields, channels
         k_3 = lowest_bit(mask)
         mask &= mask - 1
         ks = (k_0, k_1, k_2, k_3)
-        w = fma_each(splat_at(fields, F_BETA, ks), py, splat_at(fields, 0, ks))
-        w = fnma_each(splat_at(fields, F_ALPHA, ks), px, w)
-        y = fnma_each(splat_at(fields, F_GAMMA, ks), py, splat_at(fields, F_Y, ks))
-        power = fnma_each(y, y, splat_at(fields, F_POWER, ks))
+        w = fma_each(splat_narrow_at(fields, F_BETA, ks), py, splat_narrow_at(fields, 0, ks))
+        w = fnma_each(splat_narrow_at(fields, F_ALPHA, ks), px, w)
+        y = fnma_each(splat_narrow_at(fields, F_GAMMA, ks), py, splat_narrow_at(fields, F_Y, ks))
+        power = fnma_each(y, y, splat_narrow_at(fields, F_POWER, ks))
         raws = exp2_each(fnma_each(w, w, power))
         for i in range(4):
             raw, k = raws[i], ks[i]
@@ -154,12 +173,22 @@ def blend_block(block, mask, count, words, first_word, scratch, fields, channels
             t = fnma(t, a, t)
             shown = t > T_MIN
             seen = select(shown, t, seen)
-            color = splat_each(fields, F_COLOR + k, PITCH, channels)
+            color = splat_narrow_each(fields, F_COLOR + k, PITCH, channels)
             colors = fma_each(select(shown, before - t, ZERO), color, colors)
         goes_on = any_lane(t > T_MIN)
         reached = k_3
     store(scratch, t_plane + at, select(t > T_MIN, t, minus_absolute(seen)))
     store_each(scratch, color_plane + at, PLANE, colors)
+    return goes_on, reached
+
+
+@kernel(inline=True)
+def blend_block(block, mask, count, words, first_word, scratch, fields, channels):
+    """Blend the entries of `mask` into one block. Returns whether a pixel goes on."""
+    goes_on, reached = False, 0
+    for part in range(LANES // WIDTH):
+        more, last = blend_part(block * LANES + part * WIDTH, mask, scratch, fields, channels)
+        goes_on, reached = goes_on or more, max(reached, last)
     # Outside of the loop: with this inside, code that comes from the cache takes half as long again.
     if not goes_on and words.shape[0] > 0:
         for k in range(first_word + reached + 1, first_word + count):
@@ -261,49 +290,54 @@ def entry_gradient(word, o, left, top, records, scratch, absolutes, channels):
     """Sums over a tile's pixels for one entry, as the fields of a slot; T and rest move past it."""
     t_plane, rest_plane, gradient_plane = PLANES * PLANE, (PLANES + 1) * PLANE, (PLANES + 2) * PLANE
     raw_plane = gradient_plane + len(channels) * PLANE
-    zero = splat(ZERO)
-    u, v = splat(records[o + U] - left), splat(records[o + V] - top)
-    alpha, beta, gamma = splat(records[o + ALPHA]), splat(records[o + BETA]), splat(records[o + GAMMA])
+    zero = splat_narrow(ZERO)
+    u, v = splat_narrow(records[o + U] - left), splat_narrow(records[o + V] - top)
+    alpha, beta = splat_narrow(records[o + ALPHA]), splat_narrow(records[o + BETA])
+    gamma = splat_narrow(records[o + GAMMA])
     w_0, y_0 = fnma(beta, v, alpha * u), gamma * v
-    power_0 = splat(records[o + LOG_OPACITY])
-    color = splat_each(records, o + RECORD, 1, channels)
+    power_0 = splat_narrow(records[o + LOG_OPACITY])
+    color = splat_narrow_each(records, o + RECORD, 1, channels)
     m_0, m_w, m_y, m_ww, m_wy, m_yy = zero, zero, zero, zero, zero, zero
     abs_w, abs_y = zero, zero
-    color_sums = zeros(channels)
+    color_sums = zeros_narrow(channels)
     todo = word
     while todo != 0:
-        at = lowest_bit(todo) * LANES
+        block = lowest_bit(todo) * LANES
         todo &= todo - 1
-        py = load(scratch, PLANE + at)
-        w = fnma(alpha, load(scratch, at), fma(beta, py, w_0))
-        y = fnma(gamma, py, y_0)
-        store(scratch, raw_plane + at, exp2(fnma(w, w, fnma(y, y, power_0))))
+        for part in range(LANES // WIDTH):
+            at = block + part * WIDTH
+            py = load_narrow(scratch, PLANE + at)
+            w = fnma(alpha, load_narrow(scratch, at), fma(beta, py, w_0))
+            y = fnma(gamma, py, y_0)
+            store(scratch, raw_plane + at, exp2(fnma(w, w, fnma(y, y, power_0))))
     while word != 0:
-        at = lowest_bit(word) * LANES
+        block = lowest_bit(word) * LANES
         word &= word - 1
-        py = load(scratch, PLANE + at)
-        w = fnma(alpha, load(scratch, at), fma(beta, py, w_0))
-        y = fnma(gamma, py, y_0)
-        raw = load(scratch, raw_plane + at)
-        a = select(raw >= ALPHA_MIN, minimum(raw, ALPHA_MAX), ZERO)
-        t = load(scratch, t_plane + at)
-        t_next = fnma(t, a, t)
-        store(scratch, t_plane + at, t_next)
-        shown = t_next > T_MIN
-        weight = select(shown, a * t, ZERO)
-        gradient = load_each(scratch, gradient_plane + at, PLANE, channels)
-        color_sums = fma_each(weight, gradient, color_sums)
-        along = dot_each(gradient, color)
-        rest = fnma(weight, along, load(scratch, rest_plane + at))
-        store(scratch, rest_plane + at, rest)
-        g_alpha = fnma(rest, reciprocal(ONE - a), along * t)
-        g = select(shown & (raw <= ALPHA_MAX), a * g_alpha, ZERO)
-        gw, gy = g * w, g * y
-        m_0, m_w, m_y = m_0 + g, m_w + gw, m_y + gy
-        m_ww, m_wy, m_yy = fma(gw, w, m_ww), fma(gw, y, m_wy), fma(gy, y, m_yy)
-        if len(absolutes) > 0:
-            abs_w = abs_w + absolute(gw)
-            abs_y = abs_y + absolute(fnma(gamma, gy, gw * beta))
+        for part in range(LANES // WIDTH):
+            at = block + part * WIDTH
+            py = load_narrow(scratch, PLANE + at)
+            w = fnma(alpha, load_narrow(scratch, at), fma(beta, py, w_0))
+            y = fnma(gamma, py, y_0)
+            raw = load_narrow(scratch, raw_plane + at)
+            a = select(raw >= ALPHA_MIN, minimum(raw, ALPHA_MAX), ZERO)
+            t = load_narrow(scratch, t_plane + at)
+            t_next = fnma(t, a, t)
+            store(scratch, t_plane + at, t_next)
+            shown = t_next > T_MIN
+            weight = select(shown, a * t, ZERO)
+            gradient = load_narrow_each(scratch, gradient_plane + at, PLANE, channels)
+            color_sums = fma_each(weight, gradient, color_sums)
+            along = dot_each(gradient, color)
+            rest = fnma(weight, along, load_narrow(scratch, rest_plane + at))
+            store(scratch, rest_plane + at, rest)
+            g_alpha = fnma(rest, reciprocal(ONE - a), along * t)
+            g = select(shown & (raw <= ALPHA_MAX), a * g_alpha, ZERO)
+            gw, gy = g * w, g * y
+            m_0, m_w, m_y = m_0 + g, m_w + gw, m_y + gy
+            m_ww, m_wy, m_yy = fma(gw, w, m_ww), fma(gw, y, m_wy), fma(gy, y, m_yy)
+            if len(absolutes) > 0:
+                abs_w = abs_w + absolute(gw)
+                abs_y = abs_y + absolute(fnma(gamma, gy, gw * beta))
     moments = (m_0, m_w, m_y, m_ww, m_wy, m_yy, abs_w, abs_y)
     return sums_of(moments + color_sums)
 

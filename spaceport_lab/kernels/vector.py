@@ -1,8 +1,12 @@
-"""Sixteen float32 numbers as one value inside a numba kernel.
+"""Sixteen float32 numbers as one value inside a numba kernel, or as many as suit the machine's registers.
 
-LLVM's own vector types: on AVX-512 a value is one register, on AVX2 two, on NEON four. Nothing here needs a
-particular processor; where AVX-512 has one instruction for what takes several elsewhere (`exp2`,
-`reciprocal`), the features of the machine that numba compiles for decide.
+LLVM's own vector types: on AVX-512 a value of sixteen is one register, on AVX2 two, on NEON four. Nothing
+here needs a particular processor; where AVX-512 has one instruction for what takes several elsewhere
+(`exp2`, `reciprocal`), the features of the machine that numba compiles for decide.
+
+Where a loop needs more values at once than sixteen registers hold in pairs, it goes through `narrow` vectors
+of WIDTH lanes: sixteen with AVX-512 and its 32 registers, else eight. Whatever works on vectors works on
+both; what makes them (`splat`, `load` and the like) has a second form, `splat_narrow`, `load_narrow`.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
@@ -25,48 +30,66 @@ VF, VI, VM, VL = (ir.VectorType(element, LANES) for element in (F32, I32, I1, I6
 FLAGS = ("contract", "nsz")
 
 
-class Floats(types.Type):
-    """Sixteen float32."""
-
-    def __init__(self) -> None:
-        super().__init__(name="floats16")
-
-
-class Ints(types.Type):
-    """Sixteen int32."""
-
-    def __init__(self) -> None:
-        super().__init__(name="ints16")
+def has_feature(context: Any, feature: str) -> bool:
+    """Whether the machine compiled for has it, by LLVM's name; NUMBA_CPU_FEATURES counts."""
+    features = context.codegen().magic_tuple()[2]
+    return f"+{feature}" in features.split(",")
 
 
-class Mask(types.Type):
-    """Sixteen truth values."""
+WIDTH = LANES if has_feature(cpu_target.target_context, "avx512f") else 8
+"""Lanes of a narrow vector."""
 
-    def __init__(self) -> None:
-        super().__init__(name="mask16")
+
+class Vector(types.Type):
+    """Lanes of one kind side by side."""
+
+    kind = ""
+
+    def __init__(self, lanes: int = LANES) -> None:
+        self.lanes = lanes
+        super().__init__(name=f"{self.kind}{lanes}")
+
+
+class Floats(Vector):
+    """float32."""
+
+    kind = "floats"
+
+
+class Ints(Vector):
+    """int32."""
+
+    kind = "ints"
+
+
+class Mask(Vector):
+    """Truth values."""
+
+    kind = "mask"
 
 
 floats, ints, mask = Floats(), Ints(), Mask()
+narrow = Floats(WIDTH)
 
 
-def _model(value_type: type, llvm_type: ir.Type) -> None:
+def _model(value_type: type, element: ir.Type) -> None:
     @register_model(value_type)
     class Model(models.PrimitiveModel):
         def __init__(self, manager: Any, fe_type: Any) -> None:
-            super().__init__(manager, fe_type, llvm_type)
+            super().__init__(manager, fe_type, ir.VectorType(element, fe_type.lanes))
 
 
-_model(Floats, VF)
-_model(Ints, VI)
-_model(Mask, VM)
+_model(Floats, F32)
+_model(Ints, I32)
+_model(Mask, I1)
 
 
-def constant(value: float) -> ir.Constant:
-    return ir.Constant(VF, [float(value)] * LANES)
+def constant(value: float, lanes: int = LANES) -> ir.Constant:
+    return ir.Constant(ir.VectorType(F32, lanes), [float(value)] * lanes)
 
 
-def constant_int(value: int) -> ir.Constant:
-    return ir.Constant(VI, [int(value)] * LANES)
+def constant_int(value: int, lanes: int = LANES) -> ir.Constant:
+    return ir.Constant(ir.VectorType(I32, lanes), [int(value)] * lanes)
 
 
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list) -> Any:
@@ -75,45 +98,75 @@ def call(builder: ir.IRBuilder, name: str, result: ir.Type, args: list) -> Any:
     return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), args)
 
 
+def lanewise(builder: ir.IRBuilder, name: str, *values: Any) -> Any:
+    """Call an LLVM intrinsic that exists for float vectors of every width."""
+    kind = values[0].type
+    return call(builder, f"llvm.{name}.v{kind.count}f32", kind, list(values))
+
+
+def fused(builder: ir.IRBuilder, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z, rounded once where the machine can."""
+    return lanewise(builder, "fmuladd", x, y, z)
+
+
 def spread(builder: ir.IRBuilder, scalar: Any, vector_type: ir.VectorType) -> Any:
     undefined = ir.Constant(vector_type, ir.Undefined)
     first = builder.insert_element(undefined, scalar, ir.Constant(I32, 0))
-    return builder.shuffle_vector(first, undefined, constant_int(0))
+    return builder.shuffle_vector(first, undefined, constant_int(0, vector_type.count))
 
 
-def as_floats(context: Any, builder: ir.IRBuilder, value_type: types.Type, value: Any) -> Any:
+def as_floats(
+    context: Any, builder: ir.IRBuilder, value_type: types.Type, value: Any, lanes: int = LANES
+) -> Any:
     """A vector as it is; a number spread over all lanes."""
-    if value_type == floats:
+    if isinstance(value_type, Floats):
         return value
-    return spread(builder, context.cast(builder, value, value_type, types.float32), VF)
+    number = context.cast(builder, value, value_type, types.float32)
+    return spread(builder, number, ir.VectorType(F32, lanes))
 
 
-def as_ints(context: Any, builder: ir.IRBuilder, value_type: types.Type, value: Any) -> Any:
-    if value_type == ints:
+def as_ints(
+    context: Any, builder: ir.IRBuilder, value_type: types.Type, value: Any, lanes: int = LANES
+) -> Any:
+    if isinstance(value_type, Ints):
         return value
-    return spread(builder, context.cast(builder, value, value_type, types.int32), VI)
+    number = context.cast(builder, value, value_type, types.int32)
+    return spread(builder, number, ir.VectorType(I32, lanes))
+
+
+def _lanes(kinds: tuple) -> int:
+    """Lanes of the vectors among the types.
+
+    Raises:
+        TypeError: they are not all of one width; numba shows it as a typing error.
+    """
+    found = {kind.lanes for kind in kinds if isinstance(kind, Vector)}
+    if len(found) > 1:
+        raise TypeError(f"vectors of different widths: {', '.join(str(kind) for kind in kinds)}")
+    return found.pop() if found else LANES
 
 
 def _is_number(value_type: types.Type) -> bool:
     return isinstance(value_type, (types.Float, types.Integer))
 
 
-def _operator(op: Callable, operand: types.Type, result: types.Type, widen: Callable, emit: Callable) -> None:
+def _operator(op: Callable, operand: type, result: type, widen: Callable, emit: Callable) -> None:
     """Teach numba `vector op vector`, `vector op number` and `number op vector`."""
 
     class Template(AbstractTemplate):
         key = op
 
         def generic(self, args: tuple, kws: dict) -> Any:
-            fits = len(args) == 2 and operand in args
-            if fits and not kws and all(arg == operand or _is_number(arg) for arg in args):
-                return signature(result, *args)
+            fits = len(args) == 2 and any(isinstance(arg, operand) for arg in args)
+            if fits and not kws and all(isinstance(arg, operand) or _is_number(arg) for arg in args):
+                return signature(result(_lanes(args)), *args)
             return None
 
     infer_global(op)(Template)
 
     def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        left, right = (widen(context, builder, t, v) for t, v in zip(sig.args, args, strict=True))
+        lanes = _lanes(sig.args)
+        left, right = (widen(context, builder, t, v, lanes) for t, v in zip(sig.args, args, strict=True))
         return emit(builder, left, right)
 
     lower_builtin(op, operand, operand)(lower)
@@ -122,46 +175,51 @@ def _operator(op: Callable, operand: types.Type, result: types.Type, widen: Call
         lower_builtin(op, number, operand)(lower)
 
 
-_operator(operator.add, floats, floats, as_floats, lambda b, x, y: b.fadd(x, y, flags=FLAGS))
-_operator(operator.sub, floats, floats, as_floats, lambda b, x, y: b.fsub(x, y, flags=FLAGS))
-_operator(operator.mul, floats, floats, as_floats, lambda b, x, y: b.fmul(x, y, flags=FLAGS))
-_operator(operator.truediv, floats, floats, as_floats, lambda b, x, y: b.fdiv(x, y, flags=FLAGS))
-_operator(operator.ge, floats, mask, as_floats, lambda b, x, y: b.fcmp_ordered(">=", x, y))
-_operator(operator.gt, floats, mask, as_floats, lambda b, x, y: b.fcmp_ordered(">", x, y))
-_operator(operator.le, floats, mask, as_floats, lambda b, x, y: b.fcmp_ordered("<=", x, y))
-_operator(operator.lt, floats, mask, as_floats, lambda b, x, y: b.fcmp_ordered("<", x, y))
-_operator(operator.add, ints, ints, as_ints, lambda b, x, y: b.add(x, y))
-_operator(operator.sub, ints, ints, as_ints, lambda b, x, y: b.sub(x, y))
-_operator(operator.and_, ints, ints, as_ints, lambda b, x, y: b.and_(x, y))
-_operator(operator.or_, ints, ints, as_ints, lambda b, x, y: b.or_(x, y))
-_operator(operator.lshift, ints, ints, as_ints, lambda b, x, y: b.shl(x, y))
-_operator(operator.rshift, ints, ints, as_ints, lambda b, x, y: b.ashr(x, y))
-_operator(operator.lt, ints, mask, as_ints, lambda b, x, y: b.icmp_signed("<", x, y))
-_operator(operator.gt, ints, mask, as_ints, lambda b, x, y: b.icmp_signed(">", x, y))
-_operator(operator.and_, mask, mask, lambda c, b, t, v: v, lambda b, x, y: b.and_(x, y))
-_operator(operator.or_, mask, mask, lambda c, b, t, v: v, lambda b, x, y: b.or_(x, y))
+_operator(operator.add, Floats, Floats, as_floats, lambda b, x, y: b.fadd(x, y, flags=FLAGS))
+_operator(operator.sub, Floats, Floats, as_floats, lambda b, x, y: b.fsub(x, y, flags=FLAGS))
+_operator(operator.mul, Floats, Floats, as_floats, lambda b, x, y: b.fmul(x, y, flags=FLAGS))
+_operator(operator.truediv, Floats, Floats, as_floats, lambda b, x, y: b.fdiv(x, y, flags=FLAGS))
+_operator(operator.ge, Floats, Mask, as_floats, lambda b, x, y: b.fcmp_ordered(">=", x, y))
+_operator(operator.gt, Floats, Mask, as_floats, lambda b, x, y: b.fcmp_ordered(">", x, y))
+_operator(operator.le, Floats, Mask, as_floats, lambda b, x, y: b.fcmp_ordered("<=", x, y))
+_operator(operator.lt, Floats, Mask, as_floats, lambda b, x, y: b.fcmp_ordered("<", x, y))
+_operator(operator.add, Ints, Ints, as_ints, lambda b, x, y: b.add(x, y))
+_operator(operator.sub, Ints, Ints, as_ints, lambda b, x, y: b.sub(x, y))
+_operator(operator.and_, Ints, Ints, as_ints, lambda b, x, y: b.and_(x, y))
+_operator(operator.or_, Ints, Ints, as_ints, lambda b, x, y: b.or_(x, y))
+_operator(operator.lshift, Ints, Ints, as_ints, lambda b, x, y: b.shl(x, y))
+_operator(operator.rshift, Ints, Ints, as_ints, lambda b, x, y: b.ashr(x, y))
+_operator(operator.lt, Ints, Mask, as_ints, lambda b, x, y: b.icmp_signed("<", x, y))
+_operator(operator.gt, Ints, Mask, as_ints, lambda b, x, y: b.icmp_signed(">", x, y))
+_operator(operator.and_, Mask, Mask, lambda c, b, t, v, n: v, lambda b, x, y: b.and_(x, y))
+_operator(operator.or_, Mask, Mask, lambda c, b, t, v, n: v, lambda b, x, y: b.or_(x, y))
 
 
 class _Negative(AbstractTemplate):
     key = operator.neg
 
     def generic(self, args: tuple, kws: dict) -> Any:
-        return signature(floats, floats) if tuple(args) == (floats,) else None
+        return signature(args[0], args[0]) if len(args) == 1 and isinstance(args[0], Floats) else None
 
 
 infer_global(operator.neg)(_Negative)
-lower_builtin(operator.neg, floats)(lambda context, builder, sig, args: builder.fneg(args[0]))
+lower_builtin(operator.neg, Floats)(lambda context, builder, sig, args: builder.fneg(args[0]))
 
 
 def _of_floats(emit: Callable) -> Any:
     """An intrinsic body for functions of vectors or numbers that are widened first."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        return emit(
-            builder, *(as_floats(context, builder, t, v) for t, v in zip(sig.args, args, strict=True))
-        )
+        lanes = sig.return_type.lanes
+        values = (as_floats(context, builder, t, v, lanes) for t, v in zip(sig.args, args, strict=True))
+        return emit(builder, *values)
 
     return generate
+
+
+def _like(*kinds: types.Type) -> Floats:
+    """The type of a function's result: floats, as many as its arguments."""
+    return Floats(_lanes(kinds))
 
 
 @intrinsic
@@ -171,29 +229,33 @@ def splat(typing_context: Any, number: Any) -> Any:
 
 
 @intrinsic
+def splat_narrow(typing_context: Any, number: Any) -> Any:
+    """The same number in every lane of a narrow vector."""
+    return narrow(number), _of_floats(lambda b, x: x)
+
+
+@intrinsic
 def fma(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
     """x * y + z, rounded once where the machine can."""
-    return floats(x, y, z), _of_floats(lambda b, x, y, z: call(b, "llvm.fmuladd.v16f32", VF, [x, y, z]))
+    return _like(x, y, z)(x, y, z), _of_floats(fused)
 
 
 @intrinsic
 def fnma(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
     """z - x * y, rounded once where the machine can."""
-    return floats(x, y, z), _of_floats(
-        lambda b, x, y, z: call(b, "llvm.fmuladd.v16f32", VF, [b.fneg(x), y, z])
-    )
+    return _like(x, y, z)(x, y, z), _of_floats(lambda b, x, y, z: fused(b, b.fneg(x), y, z))
 
 
 @intrinsic
 def minimum(typing_context: Any, x: Any, y: Any) -> Any:
     """The smaller one; y where x is NaN."""
-    return floats(x, y), _of_floats(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
+    return _like(x, y)(x, y), _of_floats(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
 
 
 @intrinsic
 def maximum(typing_context: Any, x: Any, y: Any) -> Any:
     """The larger one; y where x is NaN."""
-    return floats(x, y), _of_floats(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
+    return _like(x, y)(x, y), _of_floats(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
 
 
 @intrinsic
@@ -201,34 +263,36 @@ def select(typing_context: Any, condition: Any, x: Any, y: Any) -> Any:
     """x where the condition holds, y elsewhere."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        widen = as_ints if ints in sig.args else as_floats
-        left, right = (widen(context, builder, sig.args[i], args[i]) for i in (1, 2))
+        left, right = (widen(context, builder, sig.args[i], args[i], condition.lanes) for i in (1, 2))
         return builder.select(args[0], left, right)
 
-    return (ints if ints in (x, y) else floats)(condition, x, y), generate
+    whole = any(isinstance(kind, Ints) for kind in (x, y))
+    widen = as_ints if whole else as_floats
+    return (Ints if whole else Floats)(_lanes((condition, x, y)))(condition, x, y), generate
 
 
-def _with_bits(change: Callable) -> Callable:
+def _with_bits(change: Callable, number: int) -> Callable:
     def emit(builder: ir.IRBuilder, x: Any) -> Any:
-        return builder.bitcast(change(builder, builder.bitcast(x, VI)), VF)
+        bits = constant_int(number, x.type.count)
+        return builder.bitcast(change(builder, builder.bitcast(x, bits.type), bits), x.type)
 
     return emit
 
 
 @intrinsic
 def absolute(typing_context: Any, x: Any) -> Any:
-    return floats(x), _of_floats(_with_bits(lambda b, bits: b.and_(bits, constant_int(0x7FFFFFFF))))
+    return _like(x)(x), _of_floats(_with_bits(lambda b, bits, mask: b.and_(bits, mask), 0x7FFFFFFF))
 
 
 @intrinsic
 def minus_absolute(typing_context: Any, x: Any) -> Any:
-    return floats(x), _of_floats(_with_bits(lambda b, bits: b.or_(bits, constant_int(0x80000000))))
+    return _like(x)(x), _of_floats(_with_bits(lambda b, bits, mask: b.or_(bits, mask), 0x80000000))
 
 
 def _function(name: str) -> Any:
     @intrinsic
     def function(typing_context: Any, x: Any) -> Any:
-        return floats(x), _of_floats(lambda b, x: call(b, f"llvm.{name}.v16f32", VF, [x]))
+        return _like(x)(x), _of_floats(lambda b, x: lanewise(b, name, x))
 
     return function
 
@@ -264,7 +328,7 @@ def any_lane(typing_context: Any, condition: Any) -> Any:
     """Whether the condition holds in at least one lane."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        bits = builder.bitcast(args[0], ir.IntType(LANES))
+        bits = builder.bitcast(args[0], ir.IntType(condition.lanes))
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(condition), generate

@@ -15,17 +15,27 @@ from numba import types
 from numba.extending import intrinsic
 
 from spaceport_lab.kernels.vector import (
+    F32,
     FLAGS,
+    I8,
     I16,
     I32,
+    I64,
     LANES,
     VF,
     VI,
+    WIDTH,
+    Floats,
     as_floats,
     call,
     constant,
     constant_int,
     floats,
+    fused,
+    has_feature,
+    lanewise,
+    narrow,
+    spread,
 )
 from spaceport_lab.kernels.vector_memory import element_pointer
 
@@ -42,15 +52,10 @@ EXP2_COEFFICIENTS = (
 EXP2_FLOOR = -100.0
 
 
-def has_feature(context: Any, feature: str) -> bool:
-    """Whether the machine compiled for has it, by LLVM's name; NUMBA_CPU_FEATURES counts."""
-    features = context.codegen().magic_tuple()[2]
-    return f"+{feature}" in features.split(",")
-
-
 def _exp2(context: Any, builder: ir.IRBuilder, powers: list) -> list:
     """2**x of several vectors, step by step for all of them: their steps do not wait for each other."""
-    scalef = has_feature(context, "avx512dq")
+    lanes = powers[0].type.count
+    scalef = has_feature(context, "avx512dq") and lanes == LANES
     everywhere, rounding = ir.Constant(I16, -1), ir.Constant(I32, 4)
     if scalef:
         # what is above the next whole number below, in one instruction
@@ -62,14 +67,14 @@ def _exp2(context: Any, builder: ir.IRBuilder, powers: list) -> list:
             for x in powers
         ]  # fmt: skip
     else:
-        floor = constant(EXP2_FLOOR)
+        floor = constant(EXP2_FLOOR, lanes)
         powers = [builder.select(builder.fcmp_ordered(">", x, floor), x, floor) for x in powers]
-        wholes = [call(builder, "llvm.floor.v16f32", VF, [x]) for x in powers]
+        wholes = [lanewise(builder, "floor", x) for x in powers]
         parts = [builder.fsub(x, whole) for x, whole in zip(powers, wholes, strict=True)]
-    results = [constant(EXP2_COEFFICIENTS[-1])] * len(powers)
+    results = [constant(EXP2_COEFFICIENTS[-1], lanes)] * len(powers)
     for coefficient in EXP2_COEFFICIENTS[-2::-1]:
         results = [
-            call(builder, "llvm.fmuladd.v16f32", VF, [result, part, constant(coefficient)])
+            fused(builder, result, part, constant(coefficient, lanes))
             for result, part in zip(results, parts, strict=True)
         ]
     if scalef:
@@ -81,9 +86,10 @@ def _exp2(context: Any, builder: ir.IRBuilder, powers: list) -> list:
             )
             for result, x in zip(results, powers, strict=True)
         ]  # fmt: skip
-    exponents = [builder.shl(builder.fptosi(whole, VI), constant_int(23)) for whole in wholes]
+    whole_type, kind = ir.VectorType(I32, lanes), powers[0].type
+    exponents = [builder.shl(builder.fptosi(whole, whole_type), constant_int(23, lanes)) for whole in wholes]
     return [
-        builder.bitcast(builder.add(builder.bitcast(result, VI), exponent), VF)
+        builder.bitcast(builder.add(builder.bitcast(result, whole_type), exponent), kind)
         for result, exponent in zip(results, exponents, strict=True)
     ]
 
@@ -95,7 +101,41 @@ def exp2(typing_context: Any, x: Any) -> Any:
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         return _exp2(context, builder, [args[0]])[0]
 
-    return floats(floats), generate
+    return x(x), generate
+
+
+def _packings(builder: ir.IRBuilder) -> ir.GlobalVariable:
+    """For each of the 256 choices among eight lanes: the chosen ones first, one byte each."""
+    name = "spaceport_lab_packings"
+    if name in builder.module.globals:
+        return builder.module.globals[name]
+    rows = [[lane for lane in range(8) if choice >> lane & 1] for choice in range(256)]
+    kind = ir.ArrayType(ir.VectorType(I8, 8), 256)
+    table = ir.GlobalVariable(builder.module, kind, name)
+    table.linkage, table.global_constant = "internal", True
+    table.initializer = ir.Constant(
+        kind, [ir.Constant(kind.element, row + [0] * (8 - len(row))) for row in rows]
+    )
+    return table
+
+
+def _store_packed(builder: ir.IRBuilder, pointer: Any, value: Any, chosen: Any) -> None:
+    """Eight lanes at a time, permuted by what a table says of their choice."""
+    eight, table = ir.VectorType(I32, 8), _packings(builder)
+    builder.store(constant_int(0), builder.bitcast(pointer, VI.as_pointer()), align=4)
+    for first in range(0, LANES, 8):
+        lanes = ir.Constant(eight, list(range(first, first + 8)))
+        part, mask = (builder.shuffle_vector(x, x, lanes) for x in (value, chosen))
+        bits = builder.zext(builder.bitcast(mask, I8), I64)
+        order = builder.zext(builder.load(builder.gep(table, [ir.Constant(I64, 0), bits])), eight)
+        packed = call(builder, "llvm.x86.avx2.permd", eight, [part, order])
+        count = call(builder, "llvm.ctpop.i64", I64, [bits])
+        full = builder.icmp_signed(
+            "<", ir.Constant(eight, list(range(8))), spread(builder, builder.trunc(count, I32), eight)
+        )
+        packed = builder.select(full, packed, constant_int(0, 8))
+        builder.store(packed, builder.bitcast(pointer, eight.as_pointer()), align=4)
+        pointer = builder.gep(pointer, [count])
 
 
 @intrinsic
@@ -113,7 +153,9 @@ def store_chosen(typing_context: Any, array: Any, index: Any, value: Any, chosen
             )
             builder.store(packed, builder.bitcast(pointer, VI.as_pointer()), align=4)
             return context.get_dummy_value()
-        builder.store(constant_int(0), builder.bitcast(pointer, VI.as_pointer()), align=4)
+        if has_feature(context, "avx2"):
+            _store_packed(builder, pointer, args[2], args[3])
+            return context.get_dummy_value()
         values, place = builder.select(args[3], args[2], constant_int(0)), ir.Constant(I32, 0)
         for lane in range(LANES):
             number = ir.Constant(I32, lane)
@@ -125,20 +167,42 @@ def store_chosen(typing_context: Any, array: Any, index: Any, value: Any, chosen
 
 
 @intrinsic
+def lanes_with_bits(typing_context: Any, words: Any) -> Any:
+    """For each of the lowest sixteen bits: in which lanes it is set, as the bits of an int64."""
+    count = 16
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        # One byte to a lane, the low bytes and then the high ones: the sign of a byte is a lane's bit.
+        narrow_words = ir.VectorType(I8, LANES)
+        low = builder.trunc(args[0], narrow_words)
+        high = builder.trunc(builder.lshr(args[0], constant_int(8)), narrow_words)
+        both = ir.VectorType(I32, 2 * LANES)
+        octets = builder.shuffle_vector(low, high, ir.Constant(both, list(range(2 * LANES))))
+        found = [None] * count
+        for bit in range(7, -1, -1):
+            signs = builder.icmp_signed("<", octets, ir.Constant(octets.type, [0] * 2 * LANES))
+            lanes = builder.zext(builder.bitcast(signs, I32), I64)
+            found[bit] = builder.and_(lanes, ir.Constant(I64, (1 << LANES) - 1))
+            found[8 + bit] = builder.lshr(lanes, ir.Constant(I64, LANES))
+            octets = builder.add(octets, octets)
+        return context.make_tuple(builder, types.UniTuple(types.int64, count), found)
+
+    return types.UniTuple(types.int64, count)(words), generate
+
+
+@intrinsic
 def reciprocal(typing_context: Any, x: Any) -> Any:
     """1 / x for normal numbers: an estimate and a Newton step where the machine has one, else a division."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        if not has_feature(context, "avx512f"):
-            return builder.fdiv(constant(1.0), args[0], flags=FLAGS)
+        if not has_feature(context, "avx512f") or x.lanes != LANES:
+            return builder.fdiv(constant(1.0, x.lanes), args[0], flags=FLAGS)
         everywhere = ir.Constant(I16, -1)
         estimate = call(builder, "llvm.x86.avx512.rcp14.ps.512", VF, [args[0], args[0], everywhere])
-        correction = call(
-            builder, "llvm.fmuladd.v16f32", VF, [builder.fneg(args[0]), estimate, constant(2.0)]
-        )
+        correction = fused(builder, builder.fneg(args[0]), estimate, constant(2.0))
         return builder.fmul(estimate, correction)
 
-    return floats(floats), generate
+    return x(x), generate
 
 
 @intrinsic
@@ -157,11 +221,9 @@ def log2(typing_context: Any, x: Any) -> Any:
         square = builder.fmul(s, s)
         series = constant(2 / math.log(2) / 9)
         for power in (7, 5, 3, 1):
-            series = call(
-                builder, "llvm.fmuladd.v16f32", VF, [series, square, constant(2 / math.log(2) / power)]
-            )
+            series = fused(builder, series, square, constant(2 / math.log(2) / power))
         whole = builder.sitofp(exponent, VF)
-        return call(builder, "llvm.fmuladd.v16f32", VF, [s, series, whole])
+        return fused(builder, s, series, whole)
 
     return floats(floats), generate
 
@@ -181,38 +243,45 @@ def tuple_items(builder: ir.IRBuilder, value: Any, count: int) -> list:
     return [builder.extract_value(value, i) for i in range(count)]
 
 
-def tuple_type(count: int) -> types.UniTuple:
-    return types.UniTuple(floats, count)
+def tuple_type(count: int, kind: Floats = floats) -> types.UniTuple:
+    return types.UniTuple(kind, count)
+
+
+def _zeros(kind: Floats, channels: Any) -> Any:
+    result = tuple_type(len(channels), kind)
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        return tuple_of(builder, context, result, [constant(0.0, kind.lanes)] * len(channels))
+
+    return result(channels), generate
 
 
 @intrinsic
 def zeros(typing_context: Any, channels: Any) -> Any:
     """As many zero vectors as the tuple `channels` is long."""
-    result = tuple_type(len(channels))
+    return _zeros(floats, channels)
+
+
+@intrinsic
+def zeros_narrow(typing_context: Any, channels: Any) -> Any:
+    """`zeros` as narrow vectors."""
+    return _zeros(narrow, channels)
+
+
+def _load_each(kind: Floats, scalar: bool, array: Any, index: Any, stride: Any, channels: Any) -> Any:
+    count = len(channels)
+    result, vector = tuple_type(count, kind), ir.VectorType(F32, kind.lanes)
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        return tuple_of(builder, context, result, [constant(0.0)] * len(channels))
+        values = []
+        for pointer in strided_pointers(context, builder, sig, args, count, 1 if scalar else kind.lanes):
+            if scalar:
+                values.append(spread(builder, builder.load(pointer), vector))
+            else:
+                values.append(builder.load(builder.bitcast(pointer, vector.as_pointer()), align=4))
+        return tuple_of(builder, context, result, values)
 
-    return result(channels), generate
-
-
-def _load_each(scalar: bool) -> Callable:
-    def typed(typing_context: Any, array: Any, index: Any, stride: Any, channels: Any) -> Any:
-        count = len(channels)
-        result = tuple_type(count)
-
-        def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-            values = []
-            for pointer in strided_pointers(context, builder, sig, args, count, 1 if scalar else LANES):
-                if scalar:
-                    values.append(as_floats(context, builder, types.float32, builder.load(pointer)))
-                else:
-                    values.append(builder.load(builder.bitcast(pointer, VF.as_pointer()), align=4))
-            return tuple_of(builder, context, result, values)
-
-        return result(array, index, stride, channels), generate
-
-    return typed
+    return result(array, index, stride, channels), generate
 
 
 def strided_pointers(
@@ -235,13 +304,25 @@ def strided_pointers(
 @intrinsic
 def splat_each(typing_context: Any, array: Any, index: Any, stride: Any, channels: Any) -> Any:
     """For each channel k the number array[index + k * stride] in all lanes."""
-    return _load_each(scalar=True)(typing_context, array, index, stride, channels)
+    return _load_each(floats, True, array, index, stride, channels)
+
+
+@intrinsic
+def splat_narrow_each(typing_context: Any, array: Any, index: Any, stride: Any, channels: Any) -> Any:
+    """`splat_each` as narrow vectors."""
+    return _load_each(narrow, True, array, index, stride, channels)
 
 
 @intrinsic
 def load_each(typing_context: Any, array: Any, index: Any, stride: Any, channels: Any) -> Any:
     """For each channel k the vector at array[index + k * stride]."""
-    return _load_each(scalar=False)(typing_context, array, index, stride, channels)
+    return _load_each(floats, False, array, index, stride, channels)
+
+
+@intrinsic
+def load_narrow_each(typing_context: Any, array: Any, index: Any, stride: Any, channels: Any) -> Any:
+    """`load_each` as narrow vectors."""
+    return _load_each(narrow, False, array, index, stride, channels)
 
 
 @intrinsic
@@ -250,9 +331,9 @@ def store_each(typing_context: Any, array: Any, index: Any, stride: Any, values:
     count = len(values)
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointers = strided_pointers(context, builder, sig, args, count, LANES)
+        pointers = strided_pointers(context, builder, sig, args, count, values.dtype.lanes)
         for pointer, value in zip(pointers, tuple_items(builder, args[3], count), strict=True):
-            builder.store(value, builder.bitcast(pointer, VF.as_pointer()), align=4)
+            builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(array, index, stride, values), generate
@@ -282,14 +363,14 @@ def _for_each(operation: Callable) -> Any:
 @intrinsic
 def fma_each(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
     """x * y + z for each of a tuple's vectors; arguments that are no tuples serve for all of them."""
-    multiply = _for_each(lambda b, x, y, z: call(b, "llvm.fmuladd.v16f32", VF, [x, y, z]))
+    multiply = _for_each(fused)
     return multiply(typing_context, x, y, z)
 
 
 @intrinsic
 def fnma_each(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
     """z - x * y for each of a tuple's vectors; arguments that are no tuples serve for all of them."""
-    multiply = _for_each(lambda b, x, y, z: call(b, "llvm.fmuladd.v16f32", VF, [b.fneg(x), y, z]))
+    multiply = _for_each(lambda b, x, y, z: fused(b, b.fneg(x), y, z))
     return multiply(typing_context, x, y, z)
 
 
@@ -317,9 +398,9 @@ def part_of(typing_context: Any, vectors: Any, first: Any, channels: Any) -> Any
 
 
 @intrinsic
-def splat_at(typing_context: Any, array: Any, first: Any, places: Any) -> Any:
-    """For each of a tuple of places the number array[first + place] in all lanes."""
-    result = tuple_type(len(places))
+def splat_narrow_at(typing_context: Any, array: Any, first: Any, places: Any) -> Any:
+    """For each of a tuple of places the number array[first + place] in all lanes of a narrow vector."""
+    result = tuple_type(len(places), narrow)
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         first = context.cast(builder, args[1], sig.args[1], types.intp)
@@ -329,7 +410,7 @@ def splat_at(typing_context: Any, array: Any, first: Any, places: Any) -> Any:
             place = builder.extract_value(args[2], k)
             place = builder.add(first, context.cast(builder, place, sig.args[2][k], types.intp))
             pointer = element_pointer(context, builder, one, [args[0], place], count=1)
-            values.append(as_floats(context, builder, types.float32, builder.load(pointer)))
+            values.append(spread(builder, builder.load(pointer), ir.VectorType(F32, WIDTH)))
         return tuple_of(builder, context, result, values)
 
     return result(array, first, places), generate
@@ -343,24 +424,41 @@ def slide(typing_context: Any, vectors: Any, weights: Any) -> Any:
     is the sum over vectors[k] … vectors[k + 2 * w - 2]; there are 2 * w - 2 results fewer than vectors.
     """
     count, reach = len(vectors), len(weights) - 1
-    result = tuple_type(count - 2 * reach)
+    result = tuple_type(count - 2 * reach, vectors.dtype)
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        rows = tuple_items(builder, args[0], count)
+        rows, lanes = tuple_items(builder, args[0], count), vectors.dtype.lanes
         factors = [
-            as_floats(context, builder, types.float32, builder.extract_value(args[1], k))
+            as_floats(context, builder, types.float32, builder.extract_value(args[1], k), lanes)
             for k in range(reach + 1)
         ]
-        sums = []
-        for k in range(count - 2 * reach):
-            total = builder.fmul(rows[k + reach], factors[reach])
-            for j in range(reach):
-                pair = builder.fadd(rows[k + j], rows[k + 2 * reach - j])
-                total = call(builder, "llvm.fmuladd.v16f32", VF, [pair, factors[j], total])
-            sums.append(total)
+        sums = (_slide_by_result if lanes == LANES else _slide_by_row)(builder, rows, factors)
         return tuple_of(builder, context, result, sums)
 
     return result(vectors, weights), generate
+
+
+def _slide_by_result(builder: ir.IRBuilder, rows: list, factors: list) -> list:
+    """All rows in registers: those of one weight are added before they are multiplied."""
+    reach, sums = len(factors) - 1, []
+    for k in range(len(rows) - 2 * reach):
+        total = builder.fmul(rows[k + reach], factors[reach])
+        for j in range(reach):
+            pair = builder.fadd(rows[k + j], rows[k + 2 * reach - j])
+            total = fused(builder, pair, factors[j], total)
+        sums.append(total)
+    return sums
+
+
+def _slide_by_row(builder: ir.IRBuilder, rows: list, factors: list) -> list:
+    """All results in registers: each row is added to those it belongs to, and not needed again."""
+    reach = len(factors) - 1
+    sums: list = [None] * (len(rows) - 2 * reach)
+    for j, row in enumerate(rows):
+        for k in range(max(0, j - 2 * reach), min(len(sums), j + 1)):
+            factor = factors[reach - abs(j - k - reach)]
+            sums[k] = builder.fmul(row, factor) if j == k else fused(builder, row, factor, sums[k])
+    return sums
 
 
 @intrinsic
@@ -372,46 +470,56 @@ def dot_each(typing_context: Any, left: Any, right: Any) -> Any:
         lefts, rights = (tuple_items(builder, arg, count) for arg in args)
         total = builder.fmul(lefts[0], rights[0])
         for x, y in zip(lefts[1:], rights[1:], strict=True):
-            total = call(builder, "llvm.fmuladd.v16f32", VF, [x, y, total])
+            total = fused(builder, x, y, total)
         return total
 
-    return floats(left, right), generate
+    return left.dtype(left, right), generate
 
 
 def _fold(builder: ir.IRBuilder, left: Any, right: Any, half: int) -> Any:
     """Halve two vectors' groups of 2 * half lanes by adding; left and right groups then lie side by side."""
-    low, high = [], []
-    for start in range(0, LANES, 2 * half):
-        low += [*range(start, start + half), *range(LANES + start, LANES + start + half)]
+    lanes, low, high = left.type.count, [], []
+    for start in range(0, lanes, 2 * half):
+        low += [*range(start, start + half), *range(lanes + start, lanes + start + half)]
         high += [
             *range(start + half, start + 2 * half),
-            *range(LANES + start + half, LANES + start + 2 * half),
+            *range(lanes + start + half, lanes + start + 2 * half),
         ]
-    low_part = builder.shuffle_vector(left, right, ir.Constant(VI, low))
-    high_part = builder.shuffle_vector(left, right, ir.Constant(VI, high))
+    low_part, high_part = (
+        builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, lanes), chosen))
+        for chosen in (low, high)
+    )
     return builder.fadd(low_part, high_part, flags=("nsz",))
+
+
+def _sums(builder: ir.IRBuilder, rows: list, lanes: int) -> Any:
+    """A vector whose lane k is the sum of rows[k]; as many rows as lanes, or fewer."""
+    zero = constant(0.0, lanes)
+    rows, half = rows + [zero] * (lanes - len(rows)), lanes // 2
+    while len(rows) > 1:
+        middle = len(rows) // 2
+        rows = [
+            zero
+            if rows[i] is zero and rows[i + middle] is zero
+            else _fold(builder, rows[i], rows[i + middle], half)
+            for i in range(middle)
+        ]
+        half //= 2
+    return rows[0]
 
 
 @intrinsic
 def sums_of(typing_context: Any, vectors: Any) -> Any:
-    """A vector whose lane k is the sum of all lanes of vectors[k], at most sixteen, always in one order."""
-    count = len(vectors)
+    """Sixteen lanes of which lane k is the sum of all lanes of vectors[k], always in one order."""
+    count, lanes = len(vectors), vectors.dtype.lanes
     if count > LANES:
         raise ValueError(f"at most {LANES} vectors can be summed at once, got {count}")
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        zero = constant(0.0)
-        rows = tuple_items(builder, args[0], count) + [zero] * (LANES - count)
-        half = LANES // 2
-        while len(rows) > 1:
-            middle = len(rows) // 2
-            rows = [
-                zero
-                if rows[i] is zero and rows[i + middle] is zero
-                else _fold(builder, rows[i], rows[i + middle], half)
-                for i in range(middle)
-            ]
-            half //= 2
-        return rows[0]
+        rows = tuple_items(builder, args[0], count)
+        if lanes == LANES:
+            return _sums(builder, rows, lanes)
+        first, second = _sums(builder, rows[:lanes], lanes), _sums(builder, rows[lanes:], lanes)
+        return builder.shuffle_vector(first, second, ir.Constant(VI, list(range(LANES))))
 
     return floats(vectors), generate

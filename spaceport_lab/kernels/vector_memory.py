@@ -24,11 +24,13 @@ from spaceport_lab.kernels.vector import (
     VI,
     VL,
     VM,
+    Floats,
     as_ints,
     call,
     constant,
     floats,
     ints,
+    narrow,
     spread,
 )
 
@@ -55,15 +57,24 @@ def element_pointer(
     return builder.gep(array.data, [index])
 
 
+def _load(kind: Floats, array: Any, index: Any) -> Any:
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(context, builder, sig, args, count=kind.lanes)
+        return builder.load(builder.bitcast(pointer, ir.VectorType(F32, kind.lanes).as_pointer()), align=4)
+
+    return kind(array, index), generate
+
+
 @intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
     """array[index : index + 16] of a flat float32 array."""
+    return _load(floats, array, index)
 
-    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointer = element_pointer(context, builder, sig, args)
-        return builder.load(builder.bitcast(pointer, VF.as_pointer()), align=4)
 
-    return floats(array, index), generate
+@intrinsic
+def load_narrow(typing_context: Any, array: Any, index: Any) -> Any:
+    """array[index : index + WIDTH] of a flat float32 array."""
+    return _load(narrow, array, index)
 
 
 @intrinsic
@@ -79,10 +90,10 @@ def load_ints(typing_context: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def store(typing_context: Any, array: Any, index: Any, value: Any) -> Any:
-    """array[index : index + 16] = value, float32 or int32 as the value is."""
+    """array[index : index + lanes] = value, float32 or int32 as the value is."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointer = element_pointer(context, builder, sig, args)
+        pointer = element_pointer(context, builder, sig, args, count=value.lanes)
         builder.store(args[2], builder.bitcast(pointer, args[2].type.as_pointer()), align=4)
         return context.get_dummy_value()
 
@@ -183,3 +194,18 @@ def last_rows(source, columns, first, n):
     for k in range((n - first) * columns):
         rows[k] = source[first * columns + k]
     return rows
+
+
+@kernel(inline=True)
+def load_some(array, index, count):
+    """`load_first`; where all sixteen lanes are wanted without a mask, which costs more on some machines."""
+    return load(array, index) if count == LANES else load_first(array, index, count)
+
+
+@kernel(inline=True)
+def store_some(array, index, value, count):
+    """`store_first`; where all sixteen lanes are wanted without a mask, which costs more on some machines."""
+    if count == LANES:
+        store(array, index, value)
+    else:
+        store_first(array, index, value, count)

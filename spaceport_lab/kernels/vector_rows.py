@@ -15,19 +15,21 @@ from numba import types
 from numba.core import config
 from numba.extending import intrinsic
 
-from spaceport_lab.kernels.vector import I32, LANES, VF, VI, call, constant, spread
+from spaceport_lab.kernels.vector import F32, I32, LANES, VF, VI, WIDTH, call, constant, fused, spread
 from spaceport_lab.kernels.vector_math import strided_pointers, tuple_items, tuple_of, tuple_type
 from spaceport_lab.kernels.vector_memory import check_bounds, element_pointer, first_lanes
 
 
-def _merge(builder: ir.IRBuilder, vectors: list, source: Callable[[int], tuple[int, int]]) -> Any:
+def _merge(
+    builder: ir.IRBuilder, vectors: list, source: Callable[[int], tuple[int, int]], lanes: int = LANES
+) -> Any:
     """The vector whose lane l is lane source(l)[1] of vectors[source(l)[0]]."""
-    merged = vectors[0]
-    lanes = [source(lane)[1] if source(lane)[0] == 0 else 0 for lane in range(LANES)]
-    merged = builder.shuffle_vector(merged, merged, ir.Constant(VI, lanes))
+    kind, merged = ir.VectorType(I32, lanes), vectors[0]
+    chosen = [source(lane)[1] if source(lane)[0] == 0 else 0 for lane in range(lanes)]
+    merged = builder.shuffle_vector(merged, merged, ir.Constant(kind, chosen))
     for number, vector in enumerate(vectors[1:], start=1):
-        lanes = [LANES + source(lane)[1] if source(lane)[0] == number else lane for lane in range(LANES)]
-        merged = builder.shuffle_vector(merged, vector, ir.Constant(VI, lanes))
+        chosen = [lanes + source(lane)[1] if source(lane)[0] == number else lane for lane in range(lanes)]
+        merged = builder.shuffle_vector(merged, vector, ir.Constant(kind, chosen))
     return merged
 
 
@@ -99,6 +101,95 @@ def _block_pointers(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, pa
     return pointers
 
 
+def _masked_rows(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, n: int) -> list:
+    """A block's rows by loads under masks, to one vector for each channel."""
+    parts = -(-4 * n // LANES)
+    pointers = _block_pointers(context, builder, sig, args, parts)
+    masks = _block_masks(context, builder, sig, args, parts)
+    read = [
+        call(
+            builder, "llvm.masked.load.v16f32.p0", VF,
+            [pointer, ir.Constant(I32, 4), mask, constant(0.0)],
+        )
+        for pointer, mask in zip(pointers, masks, strict=True)
+    ]  # fmt: skip
+
+    def source(lane: int, channel: int) -> tuple[int, int]:
+        part, place = divmod(lane % 4 * n + channel, LANES)
+        return lane // 4 * parts + part, place
+
+    return [_merge(builder, read, lambda lane, c=c: source(lane, c)) for c in range(n)]
+
+
+def _store_masked_rows(
+    context: Any, builder: ir.IRBuilder, sig: Any, args: Any, columns: list, n: int
+) -> None:
+    """The reverse of `_masked_rows`."""
+    parts = -(-4 * n // LANES)
+    pointers = _block_pointers(context, builder, sig, args, parts)
+    masks = _block_masks(context, builder, sig, args, parts)
+    for k, (pointer, mask) in enumerate(zip(pointers, masks, strict=True)):
+        row, part = divmod(k, parts)
+
+        def source(lane: int, row: int = row, part: int = part) -> tuple[int, int]:
+            pixel, channel = divmod(min(part * LANES + lane, 4 * n - 1), n)
+            return channel, row * 4 + pixel
+
+        arguments = [_merge(builder, columns, source), pointer, ir.Constant(I32, 4), mask]
+        call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), arguments)
+
+
+def _is_whole(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, n: int) -> Any:
+    """Whether all of a block is inside, on machines where a mask costs more than a branch."""
+    if WIDTH == LANES:
+        return ir.Constant(ir.IntType(1), 0)
+    rows, count = (context.cast(builder, args[i], sig.args[i], types.int32) for i in (3, 4))
+    return builder.and_(
+        builder.icmp_signed(">=", rows, ir.Constant(I32, 4)),
+        builder.icmp_signed(">=", count, ir.Constant(I32, 4 * n)),
+    )
+
+
+def _whole_rows(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, n: int) -> list:
+    """A block's rows as they are, four floats at a time, to one vector for each channel."""
+    quads = []
+    for pointer in _quad_pointers(context, builder, sig, args, n):
+        row = [builder.load(builder.gep(pointer, [ir.Constant(I32, k)]), align=4) for k in range(n)]
+        quads.append([_merge(builder, row, lambda lane, c=c: divmod(lane * n + c, 4), 4) for c in range(n)])
+    return [_joined(builder, [quads[row][c] for row in range(4)]) for c in range(n)]
+
+
+def _store_whole_rows(
+    context: Any, builder: ir.IRBuilder, sig: Any, args: Any, columns: list, n: int
+) -> None:
+    """The reverse of `_whole_rows`."""
+    for row, pointer in enumerate(_quad_pointers(context, builder, sig, args, n)):
+        chosen = ir.Constant(ir.VectorType(I32, 4), list(range(4 * row, 4 * row + 4)))
+        quads = [builder.shuffle_vector(column, column, chosen) for column in columns]
+        for k in range(n):
+            mixed = _merge(builder, quads, lambda lane, k=k: divmod(4 * k + lane, n)[::-1], 4)
+            builder.store(mixed, builder.gep(pointer, [ir.Constant(I32, k)]), align=4)
+
+
+def _quad_pointers(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, n: int) -> list:
+    """The beginning of each of a block's four rows, as vectors of four floats."""
+    index, stride = (context.cast(builder, args[i], sig.args[i], types.intp) for i in (1, 2))
+    pointers = []
+    for row in range(4):
+        start = builder.add(index, builder.mul(stride, ir.Constant(stride.type, row)))
+        place = types.void(sig.args[0], types.intp)
+        pointer = element_pointer(context, builder, place, [args[0], start], count=4 * n)
+        pointers.append(builder.bitcast(pointer, ir.VectorType(F32, 4).as_pointer()))
+    return pointers
+
+
+def _joined(builder: ir.IRBuilder, quads: list) -> Any:
+    """Four vectors of four lanes as one of sixteen."""
+    eight, sixteen = (ir.Constant(ir.VectorType(I32, n), list(range(n))) for n in (8, 16))
+    low, high = (builder.shuffle_vector(*quads[k : k + 2], eight) for k in (0, 2))
+    return builder.shuffle_vector(low, high, sixteen)
+
+
 @intrinsic
 def load_block(
     typing_context: Any, array: Any, index: Any, stride: Any, rows: Any, count: Any, channels: Any
@@ -108,24 +199,22 @@ def load_block(
     Rows lie `stride` floats apart; only `count` floats of `rows` rows are read, the others are zero.
     """
     n = len(channels)
-    result, parts = tuple_type(n), -(-4 * n // LANES)
+    result = tuple_type(n)
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointers = _block_pointers(context, builder, sig, args, parts)
-        masks = _block_masks(context, builder, sig, args, parts)
-        read = [
-            call(
-                builder, "llvm.masked.load.v16f32.p0", VF,
-                [pointer, ir.Constant(I32, 4), mask, constant(0.0)],
-            )
-            for pointer, mask in zip(pointers, masks, strict=True)
-        ]  # fmt: skip
-
-        def source(lane: int, channel: int) -> tuple[int, int]:
-            part, place = divmod(lane % 4 * n + channel, LANES)
-            return lane // 4 * parts + part, place
-
-        values = [_merge(builder, read, lambda lane, c=c: source(lane, c)) for c in range(n)]
+        with builder.if_else(_is_whole(context, builder, sig, args, n)) as (whole, partial):
+            with whole:
+                rows = _whole_rows(context, builder, sig, args, n)
+                after_whole = builder.block
+            with partial:
+                masked = _masked_rows(context, builder, sig, args, n)
+                after_partial = builder.block
+        values = []
+        for left, right in zip(rows, masked, strict=True):
+            value = builder.phi(VF)
+            value.add_incoming(left, after_whole)
+            value.add_incoming(right, after_partial)
+            values.append(value)
         return tuple_of(builder, context, result, values)
 
     return result(array, index, stride, rows, count, channels), generate
@@ -137,28 +226,26 @@ def store_block(
 ) -> Any:
     """The reverse of `load_block`."""
     n = len(values)
-    parts = -(-4 * n // LANES)
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        pointers = _block_pointers(context, builder, sig, args, parts)
-        masks = _block_masks(context, builder, sig, args, parts)
         columns = tuple_items(builder, args[5], n)
-        for k, (pointer, mask) in enumerate(zip(pointers, masks, strict=True)):
-            row, part = divmod(k, parts)
-
-            def source(lane: int, row: int = row, part: int = part) -> tuple[int, int]:
-                pixel, channel = divmod(min(part * LANES + lane, 4 * n - 1), n)
-                return channel, row * 4 + pixel
-
-            arguments = [_merge(builder, columns, source), pointer, ir.Constant(I32, 4), mask]
-            call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), arguments)
+        with builder.if_else(_is_whole(context, builder, sig, args, n)) as (whole, partial):
+            with whole:
+                _store_whole_rows(context, builder, sig, args, columns, n)
+            with partial:
+                _store_masked_rows(context, builder, sig, args, columns, n)
         return context.get_dummy_value()
 
     return types.void(array, index, stride, rows, count, values), generate
 
 
 def _transpose(builder: ir.IRBuilder, rows: list) -> list:
-    """Sixteen rows of sixteen lanes to columns: four rounds of exchanging halves of ever smaller squares."""
+    """Sixteen rows of sixteen lanes to columns."""
+    return _transpose_at_once(builder, rows) if WIDTH == LANES else _transpose_by_quarters(builder, rows)
+
+
+def _transpose_at_once(builder: ir.IRBuilder, rows: list) -> list:
+    """Four rounds of exchanging halves of ever smaller squares."""
     half = LANES // 2
     while half:
         for row in range(LANES):
@@ -171,6 +258,35 @@ def _transpose(builder: ir.IRBuilder, rows: list) -> list:
             rows[row + half] = builder.shuffle_vector(upper, lower, ir.Constant(VI, high))
         half //= 2
     return rows
+
+
+def _transpose_by_quarters(builder: ir.IRBuilder, rows: list) -> list:
+    """Four squares of eight, one after the other: as much as sixteen registers of eight lanes hold."""
+
+    def shuffle(left: Any, right: Any, lanes: list[int]) -> Any:
+        return builder.shuffle_vector(left, right, ir.Constant(ir.VectorType(I32, len(lanes)), lanes))
+
+    columns = []
+    for first in (0, 8):
+        halves = []
+        for start in (0, 8):
+            square = [shuffle(row, row, list(range(first, first + 8))) for row in rows[start : start + 8]]
+            halves.append(_transpose_eight(shuffle, square))
+        columns += [shuffle(*pair, list(range(LANES))) for pair in zip(*halves, strict=True)]
+    return columns
+
+
+def _transpose_eight(shuffle: Callable, rows: list) -> list:
+    """Eight rows of eight lanes, by what AVX2 has instructions for: twice within halves, once across."""
+    numbers, pairs = [], []
+    for k in range(0, 8, 2):
+        for lanes in ([0, 8, 1, 9, 4, 12, 5, 13], [2, 10, 3, 11, 6, 14, 7, 15]):
+            numbers.append(shuffle(rows[k], rows[k + 1], lanes))
+    for k in (0, 1, 4, 5):
+        for lanes in ([0, 1, 8, 9, 4, 5, 12, 13], [2, 3, 10, 11, 6, 7, 14, 15]):
+            pairs.append(shuffle(numbers[k], numbers[k + 2], lanes))
+    halves = ([0, 1, 2, 3, 8, 9, 10, 11], [4, 5, 6, 7, 12, 13, 14, 15])
+    return [shuffle(pairs[k], pairs[k + 4], lanes) for lanes in halves for k in range(4)]
 
 
 @intrinsic
@@ -250,8 +366,7 @@ def combine(typing_context: Any, weights: Any, fields: Any, sums: Any) -> Any:
         factors, values, totals = (tuple_items(builder, args[i], len(sig.args[i])) for i in range(3))
         for k, factor in enumerate(factors):
             for c in range(channels):
-                arguments = [factor, values[channels * k + c], totals[c]]
-                totals[c] = call(builder, "llvm.fmuladd.v16f32", VF, arguments)
+                totals[c] = fused(builder, factor, values[channels * k + c], totals[c])
         return tuple_of(builder, context, sums, totals)
 
     return sums(weights, fields, sums), generate
@@ -269,8 +384,7 @@ def contract(typing_context: Any, fields: Any, factors: Any) -> Any:
         for k in range(len(result)):
             total = builder.fmul(values[channels * k], weights[0])
             for c in range(1, channels):
-                arguments = [values[channels * k + c], weights[c], total]
-                total = call(builder, "llvm.fmuladd.v16f32", VF, arguments)
+                total = fused(builder, values[channels * k + c], weights[c], total)
             sums.append(total)
         return tuple_of(builder, context, result, sums)
 
