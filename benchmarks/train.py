@@ -169,17 +169,7 @@ def show(cases: list[dict[str, Any]]) -> None:
     """The cases of a scene as a table, and the ratios."""
     table = Table(box=None, pad_edge=False, title=cases[0]["set"], title_justify="left")
     table.add_column("")
-    for column in (
-        "steps",
-        "PSNR",
-        "SSIM",
-        "cc-PSNR",
-        "seconds",
-        "CPU s",
-        "Gaussians",
-        "PLY MB",
-        "render ms",
-    ):
+    for column in COLUMNS:
         table.add_column(column, justify="right")
     sides = [("plain", "plain", cases[0])] + [(case["preset"], "ours", case) for case in cases]
     for label, side, case in sides:
