@@ -20,7 +20,7 @@ from IPython.core.pylabtools import select_figure_formats
 from IPython.display import DisplayHandle, Image, display
 from matplotlib.figure import Figure
 
-from spaceport_lab import files, runcard, workspace
+from spaceport_lab import fence, files, runcard, workspace
 from spaceport_lab.errors import WorkspaceError
 from spaceport_lab.params import SCHEMAS, StageParams, validate_stage
 from spaceport_lab.params.describe import changes_in_words
@@ -102,6 +102,7 @@ def start(stage: str, cell: Mapping[str, Any]) -> tuple[StageParams, StageRun]:
         run.dir.mkdir(parents=True, exist_ok=True)
     _lock(run)
     # Until record() writes it anew the stage is not done, whatever happens.
+    fence.check(run.dir / "stage.json")
     (run.dir / "stage.json").unlink(missing_ok=True)
     runcard.update_stage(
         run.root, stage, status="running", started=runcard.now(), metrics={}, warnings=[], error=None

@@ -1,11 +1,14 @@
 """One notebook in one process: `python -m spaceport_lab.pipeline.execute SPEC.json`.
 
-SPEC holds notebook, output, parameters, cwd, log and error (paths). On failure `error` is written with the
-failing cell's own message, and the exit code is 1.
+SPEC holds notebook, output, parameters, cwd and error (paths). What cells print goes to standard output, of
+which the pipeline makes the log. On failure `error` is written with the failing cell's own message, and the
+exit code is 1.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import sys
@@ -14,40 +17,56 @@ from typing import Any
 
 import papermill
 from nbclient.exceptions import DeadKernelError
+from papermill.iorw import LocalHandler, papermill_io
 
 from spaceport_lab import files, logs
+from spaceport_lab.errors import SpaceportError
 from spaceport_lab.notebook import die_with_parent
 from spaceport_lab.pipeline.holding import PARENT
+
+
+class Record(LocalHandler):  # type: ignore[misc]
+    """How papermill saves the executed notebook, before and after each cell: whole or not at all, and only
+    for as long as the run folder is this attempt's (see `fence`)."""
+
+    def write(self, buf: str, path: str) -> None:
+        """Replace the file."""
+        files.write_text(Path(path), buf)
 
 
 def execute(spec: dict[str, Any]) -> int:
     """Execute a notebook with papermill as the spec says; returns the exit code."""
     logs.configure(level="WARNING")
-    with open(spec["log"], "a", encoding="utf-8", buffering=1) as log:
-        try:
-            papermill.execute_notebook(
-                spec["notebook"],
-                spec["output"],
-                parameters=spec["parameters"],
-                cwd=spec["cwd"],
-                kernel_name="python3",
-                progress_bar=False,
-                stdout_file=log,
-                stderr_file=log,
-            )
-        except papermill.PapermillExecutionError as error:
-            problem = {"name": error.ename, "message": error.evalue, "cell": error.source}
-        except DeadKernelError as error:
-            problem = {
-                "name": "DeadKernelError",
-                "message": f"the notebook's kernel died ({error}); most often the memory was full. "
-                "Try fewer Gaussians (train.cap_max) or smaller images (sfm.train_size).",
-                "cell": "",
-            }
-        else:
-            return 0
-        log.write(f"\n{problem['name']}: {problem['message']}\n")
-    files.write_json(Path(spec["error"]), problem)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    papermill_io.register(spec["output"], Record())  # for what begins so, that is for this file
+    try:
+        papermill.execute_notebook(
+            spec["notebook"],
+            spec["output"],
+            parameters=spec["parameters"],
+            cwd=spec["cwd"],
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stdout,
+        )
+    except papermill.PapermillExecutionError as error:
+        problem = {"name": error.ename, "message": error.evalue, "cell": error.source}
+    except DeadKernelError as error:
+        problem = {
+            "name": "DeadKernelError",
+            "message": f"the notebook's kernel died ({error}); most often the memory was full. "
+            "Try fewer Gaussians (train.cap_max) or smaller images (sfm.train_size).",
+            "cell": "",
+        }
+    except SpaceportError as error:  # the notebook could not be saved
+        problem = {"name": type(error).__name__, "message": str(error), "cell": ""}
+    else:
+        return 0
+    print(f"\n{problem['name']}: {problem['message']}")
+    with contextlib.suppress(SpaceportError):  # then the log's last lines must do
+        files.write_json(Path(spec["error"]), problem)
     return 1
 
 

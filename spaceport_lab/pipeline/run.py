@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spaceport_lab import costs, errors, files, logs, report, runcard, tracking
+from spaceport_lab import costs, errors, fence, files, logs, report, runcard, tracking
 from spaceport_lab.errors import SpaceportError, StageError
 from spaceport_lab.naming import STAGE_SUFFIX
 from spaceport_lab.params import Resolved, StageParams, resolve
@@ -146,6 +146,7 @@ def _run_stage(root: Path, stage: str, resolved: Resolved, display: Display) -> 
     """Run a stage unless it has finished; returns whether it ran."""
     params = resolved.params[stage].model_copy(update={"run_dir": str(root)})
     run = StageRun(root, stage)
+    fence.check(run.dir)  # before anything in it is cleared away
     state = prepare_stage(run, params)
     if state != "todo":
         manifest = json.loads((run.dir / "stage.json").read_text())
@@ -179,51 +180,82 @@ def _run_stage(root: Path, stage: str, resolved: Resolved, display: Display) -> 
 def _execute(run: StageRun, params: StageParams, display: Display) -> None:
     """One notebook through papermill in a process of its own; polls its progress file meanwhile."""
     name = folder_name(run.stage)
+    log = run.root / "logs" / f"{name}.log"
     spec = {
         "notebook": str(notebook_path(run.stage)),
         "output": str(run.root / "notebooks" / f"{name}.ipynb"),
         # Only what differs: the notebook's own cell holds the defaults, and the record stays readable.
         "parameters": params.model_dump(exclude_defaults=True),
         "cwd": str(run.dir),
-        "log": str(run.root / "logs" / f"{name}.log"),
         "error": str(run.dir / "error.json"),
     }
     with files.clear_os_errors(run.dir):
-        for folder in (run.dir, run.root / "notebooks", run.root / "logs"):
+        for folder in (run.dir, run.root / "notebooks", log.parent):
             folder.mkdir(parents=True, exist_ok=True)
         for stale in (run.dir / "error.json", run.root / "progress.json"):
             stale.unlink(missing_ok=True)
     files.write_json(run.dir / "spec.json", spec)
+    code = _follow(run, log, display)
+    (run.dir / "spec.json").unlink(missing_ok=True)
+    if code != 0:
+        raise _stage_error(run, spec, log)
+
+
+def _follow(run: StageRun, log: Path, display: Display) -> int:
+    """The process of a stage, from its start to its end; returns its exit code."""
     command = [sys.executable, "-m", "spaceport_lab.pipeline.execute", str(run.dir / "spec.json")]
     # A kernel named python3 in the user's home must not win over the one beside this interpreter.
     environment = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     environment |= {**logs.child_environment(run.job, run.stage), PARENT: str(os.getpid())}
-    with open(spec["log"], "ab") as log:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-        )
-    try:
-        while process.poll() is None:
-            display.progress(run.stage, _read_progress(run.root))
-            time.sleep(0.1)
-    finally:
-        _stop(process)
-    (run.dir / "spec.json").unlink(missing_ok=True)
-    if process.returncode != 0:
-        raise _stage_error(run, spec)
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        try:
+            while process.poll() is None:
+                _keep_log(process, log)
+                display.progress(run.stage, _read_progress(run.root))
+                time.sleep(0.1)
+        finally:
+            _stop(process)
+            with contextlib.suppress(SpaceportError):  # its last words; they must not hide what is on its way
+                _keep_log(process, log)
+    return process.returncode
 
 
-def _stage_error(run: StageRun, spec: dict[str, Any]) -> StageError:
+def _keep_log(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Append to the log what a stage has said since the last look.
+
+    Raises:
+        FencedError: a later attempt has the run folder. This is asked at each look, for COLMAP and others
+            write without asking: they are stopped now, not when the stage next writes something that asks.
+        WorkspaceError: the disk is full.
+    """
+    fence.check(log)
+    assert process.stdout is not None
+    source = process.stdout.fileno()
+    os.set_blocking(source, False)
+    with contextlib.suppress(BlockingIOError), files.clear_os_errors(log), open(log, "ab") as kept:
+        while said := os.read(source, 65536):
+            kept.write(said)
+
+
+def _stage_error(run: StageRun, spec: dict[str, Any], log: Path) -> StageError:
     try:
         problem = json.loads(Path(spec["error"]).read_text())
     except (FileNotFoundError, json.JSONDecodeError):
-        tail = Path(spec["log"]).read_text(errors="replace").strip().splitlines()[-3:]
+        text = log.read_text(errors="replace") if log.exists() else ""
+        tail = text.strip().splitlines()[-3:]
         problem = {"name": "the notebook's process died", "message": "\n".join(tail) or "no message"}
     name = f"{run.job}-{STAGE_SUFFIX[run.stage]}"
     kind, message = problem["name"], problem["message"].strip().removesuffix(".")
     if kind not in _OWN_ERRORS:
         message = f"{kind}: {message}"
-    return StageError(f"{name} failed: {message}", see=f"{spec['output']} and {spec['log']}")
+    return StageError(f"{name} failed: {message}", see=f"{spec['output']} and {log}")
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -31,7 +31,8 @@ def write_pages(run_root: Path, theme: Literal["light", "dark"] = "light") -> li
         WorkspaceError: the run has no executed notebooks, or the folder cannot be written.
     """
     folder = Path(run_root).resolve() / "notebooks"
-    found = sorted(folder.glob("*.ipynb"))
+    # A hidden one is half of a notebook, left by a process that was killed while it saved.
+    found = sorted(path for path in folder.glob("*.ipynb") if not path.name.startswith("."))
     if not found:
         raise WorkspaceError("there is no executed notebook to make a page of", got=folder)
     return [_write_page(path, theme) for path in found]
