@@ -56,12 +56,20 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
     return Stage(tmp_path, monkeypatch)
 
 
-def test_what_cells_and_what_they_start_say_is_in_the_log(stage: Stage) -> None:
-    stage.run("import os; print('a cell: ä')", "os.system('echo what a cell started')")
-    stage.run("print('again')")
+def test_what_is_said_and_how_the_kernel_is_talked_to(
+    stage: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = "from ipykernel.kernelapp import IPKernelApp; print(IPKernelApp.instance().transport)"
+    stage.run("import os; print('a cell: ä')", "os.system('echo what a cell started')", ask)
+    assert [one[0].text for one in stage.outputs()[-1:]] == ["ipc\n"]
+    far = tmp_path / ("long" * 25)
+    far.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(far))
+    stage.run(ask)
+    assert [one[0].text for one in stage.outputs()] == ["tcp\n"], "a socket's path cannot be so long"
+    assert not list(far.iterdir())
     text = stage.log.read_text()
-    assert text.index("a cell: ä") < text.index("what a cell started") < text.index("again")
-    assert stage.outputs()[0][0].text == "again\n"
+    assert text.index("a cell: ä") < text.index("what a cell started") < text.index("ipc") < text.index("tcp")
     assert sorted(p.name for p in stage.record.parent.iterdir()) == ["01_ingest.ipynb"]
 
 
@@ -101,6 +109,7 @@ def test_papermill_itself_is_refused(stage: Stage, tmp_path: Path) -> None:
     spec = {
         "notebook": str(tmp_path / "in.ipynb"), "output": str(stage.record), "parameters": {},
         "cwd": str(stage.root / "01_ingest"), "error": str(stage.root / "01_ingest" / "error.json"),
+        "sockets": str(tmp_path),
     }  # fmt: skip
     (tmp_path / "spec.json").write_text(json.dumps(spec))
     command = [sys.executable, "-m", "spaceport_lab.pipeline.execute", str(tmp_path / "spec.json")]

@@ -1,8 +1,8 @@
 """One notebook in one process: `python -m spaceport_lab.pipeline.execute SPEC.json`.
 
-SPEC holds notebook, output, parameters, cwd and error (paths). What cells print goes to standard output, of
-which the pipeline makes the log. On failure `error` is written with the failing cell's own message, and the
-exit code is 1.
+SPEC holds notebook, output, parameters, cwd, error and sockets (a folder with a short path). What cells print
+goes to standard output, of which the pipeline makes the log. On failure `error` is written with the failing
+cell's own message, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ from typing import Any
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.iorw import LocalHandler, papermill_io
+from traitlets.config import Config
 
 from spaceport_lab import files, logs
 from spaceport_lab.errors import SpaceportError
 from spaceport_lab.notebook import die_with_parent
 from spaceport_lab.pipeline.holding import PARENT
+
+LONGEST_SOCKET = 100
+"""[bytes] Paths of sockets may have 107, on a Mac 103."""
 
 
 class Record(LocalHandler):  # type: ignore[misc]
@@ -50,6 +54,7 @@ def execute(spec: dict[str, Any]) -> int:
             progress_bar=False,
             stdout_file=sys.stdout,
             stderr_file=sys.stdout,
+            config=_over_sockets(Path(spec["sockets"])),
         )
     except papermill.PapermillExecutionError as error:
         problem = {"name": error.ename, "message": error.evalue, "cell": error.source}
@@ -68,6 +73,18 @@ def execute(spec: dict[str, Any]) -> int:
     with contextlib.suppress(SpaceportError):  # then the log's last lines must do
         files.write_json(Path(spec["error"]), problem)
     return 1
+
+
+def _over_sockets(folder: Path) -> Config:
+    """Talk to the kernel through files in `folder`, where the system can.
+
+    A TCP port is looked for before the kernel starts and bound by it seconds later. Where many programs take
+    ports, as on a node of a cluster, it is another's by then, and the kernel dies without a word.
+    """
+    path = str(folder / "k")  # -1, -2 … are put behind it
+    if os.name != "posix" or len(os.fsencode(path)) > LONGEST_SOCKET:
+        return Config()
+    return Config(KernelManager={"transport": "ipc", "ip": path})
 
 
 if __name__ == "__main__":

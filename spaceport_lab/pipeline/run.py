@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -194,8 +195,10 @@ def _execute(run: StageRun, params: StageParams, display: Display) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         for stale in (run.dir / "error.json", run.root / "progress.json"):
             stale.unlink(missing_ok=True)
-    files.write_json(run.dir / "spec.json", spec)
-    code = _follow(run, log, display)
+    # Not in the run folder: on a shared file system there may be no sockets, and its path may be too long.
+    with tempfile.TemporaryDirectory(prefix="kernel-", ignore_cleanup_errors=True) as sockets:
+        files.write_json(run.dir / "spec.json", {**spec, "sockets": sockets})
+        code = _follow(run, log, display)
     (run.dir / "spec.json").unlink(missing_ok=True)
     if code != 0:
         raise _stage_error(run, spec, log)
