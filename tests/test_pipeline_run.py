@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import psutil
 import pytest
+from scenes import make_gaussians
 
+from spaceport_lab.gaussians import write_ply
 from spaceport_lab.params import STAGES
 from spaceport_lab.workspace import folder_name
 
@@ -259,21 +263,57 @@ def test_a_folder_that_cannot_be_written(tiny_flight: Path, tmp_path: Path) -> N
     assert (tmp_path / "data").read_text() == "a file where the folder should be"
 
 
-def test_a_full_disk(tiny_flight: Path, tmp_path: Path) -> None:
-    """A tmpfs too small for the photographs; needs the right to mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A tmpfs of the size that is asked for, or made so large; needs the right to mount one."""
+    place = tmp_path / "disk"
+    place.mkdir()
     sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    options = f"size=600k,uid={os.geteuid()},gid={os.getegid()}"
-    subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(disk)], check=True)
-    try:
-        (disk / "before.txt").write_text("was here")
-        failing("free some space", "run", tiny_flight, "--data", disk / "data", "--job", "f")
-        assert (disk / "before.txt").read_text() == "was here"
-        card = json.loads((disk / "data" / "tiny" / "runs" / "f" / "run.json").read_text())
-        assert card["job"] == "f", "the card is whole"
-    finally:
-        subprocess.run([*sudo, "umount", str(disk)], check=True)
+
+    def of(size: str) -> Path:
+        options = f"size={size},uid={os.geteuid()},gid={os.getegid()}"
+        options += ",remount" if place.is_mount() else ""
+        subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], check=True)
+        return place
+
+    yield of
+    if place.is_mount():
+        subprocess.run([*sudo, "umount", str(place)], check=True)
+
+
+def test_a_full_disk(tiny_flight: Path, disk: Callable[[str], Path]) -> None:
+    """Too small for the photographs."""
+    place = disk("600k")
+    (place / "before.txt").write_text("was here")
+    failing("free some space", "run", tiny_flight, "--data", place / "data", "--job", "f")
+    assert (place / "before.txt").read_text() == "was here"
+    card = json.loads((place / "data" / "tiny" / "runs" / "f" / "run.json").read_text())
+    assert card["job"] == "f", "the card is whole"
+
+
+def test_a_disk_that_is_full_in_the_middle_and_then_has_room(
+    tmp_path: Path, disk: Callable[[str], Path]
+) -> None:
+    """Too small for the last stage: what was finished is not run again, and all that was written is whole."""
+    write_ply(tmp_path / "mound.ply", make_gaussians(300, np.random.default_rng(1)))
+    place = disk("2m")
+    arguments = (
+        "run", tmp_path / "mound.ply", "--data", place, "--steps", "compression", "--job", "f",
+        "--set", "compress.max_psnr_loss=90", "--set", "compress.min_ratio=0",
+        "--set", "inspect.max_views=1", "--set", "inspect.picture_size=64",
+    )  # fmt: skip
+    failing("free some space", *arguments)
+    root = place / "mound" / "runs" / "f"
+    card = json.loads((root / "run.json").read_text())
+    assert [card["stages"][s]["status"] for s in ("compress", "inspect")] == ["succeeded", "failed"]
+    assert (card["status"], "No space left" in card["error"]) == ("failed", True)
+    for notebook in (root / "notebooks").iterdir():
+        nbformat.read(notebook, as_version=4)
+    disk("50m")
+    again = run_cli(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "already done" in again.stdout
+    assert json.loads((root / "run.json").read_text())["status"] == "succeeded"
 
 
 def test_two_at_once_on_one_job(tiny_flight: Path, tmp_path: Path) -> None:
