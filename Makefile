@@ -38,7 +38,7 @@ lab: install  ## JupyterLab with the notebooks
 test: $(VENV)/.installed-dev lint  ## everything that must be green before anything lands
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile --durations=15
 
-test-slow: $(VENV)/.installed-dev  ## long checks on real photographs: PHOTOS=folder of scenes
+test-slow: $(VENV)/.installed-dev  ## long checks, also on real photographs: PHOTOS=folder of scenes
 	$(BIN)/python -m pytest -m slow --photos "$(PHOTOS)"
 
 lint: $(VENV)/.installed-dev

@@ -18,6 +18,9 @@ from waiting import until
 
 from spaceport_lab.pipeline.holding import HOLDER
 
+# Several minutes: with a stand-in for the pipeline the same is shown by test_batch_ray.py.
+pytestmark = pytest.mark.slow
+
 SMALLEST = [
     "sfm.min_points=50", "train.backend=cpu", "train.max_steps=300", "train.checkpoint_every=25",
     "train.eval_every=1000", "train.sh_degree=0", "train.timelapse=false", "compress.max_psnr_loss=90",
