@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spaceport_lab.kernels import vector, vector_math, vector_memory, vector_rows
+from spaceport_lab.kernels import vector, vector_choice, vector_math, vector_memory, vector_rows
 from spaceport_lab.kernels.compiling import kernel
 
 FOUR = (0, 0, 0, 0)
@@ -127,7 +127,7 @@ def test_slide() -> None:
 @kernel()
 def choose(values, out, counts, limit):
     chosen = vector_memory.load_ints(values, 0) > limit
-    vector_math.store_chosen(out, 0, vector_memory.load_ints(values, 0), chosen)
+    vector_choice.store_chosen(out, 0, vector_memory.load_ints(values, 0), chosen)
     counts[0] = vector.count_lanes(chosen)
     counts[1] = vector.true_lanes(chosen)
     counts[2] = vector.lowest_bit(vector.true_lanes(chosen))
@@ -239,7 +239,7 @@ def test_vectors_of_two_widths_do_not_mix() -> None:
 
 @kernel()
 def turn_bits(words, out):
-    found = vector_math.lanes_with_bits(vector_memory.load_ints(words, 0))
+    found = vector_choice.lanes_with_bits(vector_memory.load_ints(words, 0))
     for bit in range(16):
         out[bit] = found[bit]
 

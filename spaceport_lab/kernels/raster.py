@@ -64,13 +64,13 @@ from spaceport_lab.kernels.vector import (
     splat,
     splat_narrow,
 )
+from spaceport_lab.kernels.vector_choice import lanes_with_bits
 from spaceport_lab.kernels.vector_math import (
     dot_each,
     exp2,
     exp2_each,
     fma_each,
     fnma_each,
-    lanes_with_bits,
     load_each,
     load_narrow_each,
     part_of,

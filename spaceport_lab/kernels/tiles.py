@@ -36,7 +36,7 @@ from spaceport_lab.kernels.vector import (
     square_root,
     to_ints,
 )
-from spaceport_lab.kernels.vector_math import store_chosen
+from spaceport_lab.kernels.vector_choice import store_chosen
 from spaceport_lab.kernels.vector_memory import load, load_ints
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
