@@ -102,6 +102,7 @@ def sample(
     width: Annotated[int, typer.Option(min=64, max=8192, help="[px]")] = 800,
     height: Annotated[int, typer.Option(min=64, max=8192, help="[px]")] = 600,
     seed: Annotated[int, typer.Option(min=0)] = 7,
+    survey: Annotated[bool, typer.Option(help="Surveyed control points beside the photographs.")] = True,
 ) -> None:
     """Make the sample scene: a simulated drone flight over a spaceport, with exact ground truth."""
     from rich.progress import Progress
@@ -116,6 +117,7 @@ def sample(
             width=width,
             height=height,
             seed=seed,
+            survey=survey,
             progress=lambda done, total, message: bar.update(
                 task, completed=done, total=total, description=message
             ),

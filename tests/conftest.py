@@ -40,7 +40,7 @@ def tiny_flight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from spaceport_lab.sample import make_sample
 
     folder = tmp_path_factory.mktemp("flight") / "tiny"
-    make_sample(folder, n_images=12, width=400, height=300)
+    make_sample(folder, n_images=12, width=400, height=300, survey=False)
     return folder
 
 

@@ -17,7 +17,7 @@ from spaceport_lab.errors import ParamsError, WorkspaceError
 from spaceport_lab.ingest import flight as about_flights
 from spaceport_lab.ingest.photos import judge
 from spaceport_lab.params import IngestParams
-from spaceport_lab.sample import flight, ground, layout, make_sample, noise, render
+from spaceport_lab.sample import flight, ground, layout, make_sample, noise, render, survey
 from spaceport_lab.sample.site import Site, build_site
 
 SMALL = {"n_images": 3, "width": 96, "height": 72}
@@ -190,6 +190,27 @@ def test_every_part_of_the_flight_overlaps() -> None:
         assert angles.min(axis=1).max() < 32, "SIFT matches views up to about thirty degrees apart"
 
 
+def test_the_survey_points_at_what_is_seen_of_the_targets(site: Site, tiny_flight: Path) -> None:
+    truth, shots = truth_of(tiny_flight), flight.plan_flight(12, 7)
+    first, *lines = survey.gcp_list(site, shots, 360.0, 400, 300, 7).splitlines()
+    assert first == "EPSG:4326"
+    pointed = {}
+    for lon, lat, alt, px, py, photo, name in (line.split() for line in lines):
+        place, said = flight.enu_to_wgs84(np.array(truth["points"][name])), (lat, lon, alt)
+        assert (np.abs(np.subtract(place, [float(x) for x in said])) < (1e-8, 1e-8, 1e-3)).all()
+        pointed[photo, name] = float(px), float(py)
+    for photo, camera in truth["cameras"].items():
+        for name, point in truth["points"].items():
+            x, y, depth = np.array(camera["R"]) @ (np.array(point) - camera["center"])
+            px, py = 360 * x / depth + 200, 360 * y / depth + 150
+            inside = 4 < px < 396 and 4 < py < 296
+            wanted = name in layout.CONTROL_POINTS and name != truth["known_distance"]["to"]["name"]
+            assert ((photo, name) in pointed) == (wanted and inside and sees(site, camera, point))
+            if (photo, name) in pointed:
+                assert np.hypot(*np.subtract(pointed[photo, name], (px, py))) < 1.5
+    assert len({name for _, name in pointed}) >= 3
+
+
 def test_same_settings_same_bytes_on_any_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +221,7 @@ def test_same_settings_same_bytes_on_any_number_of_threads(
     a, b, c = (contents(tmp_path / name) for name in "abc")
     assert a == b
     assert a["images/SPL_0001.JPG"] != c["images/SPL_0001.JPG"]
+    assert {"gcp_list.txt", "ground_truth.json"} <= set(a)
 
 
 def test_a_finished_sample_is_left_and_an_unfinished_one_made_again(tmp_path: Path) -> None:
@@ -219,6 +241,10 @@ def test_a_finished_sample_is_left_and_an_unfinished_one_made_again(tmp_path: Pa
     assert (folder / "images" / "SPL_0002.JPG").is_file()
     assert make_sample(folder, **{**SMALL, "n_images": 4}).n_images == 4
     assert len(list((folder / "images").iterdir())) == 4
+    assert make_sample(folder, **SMALL, survey=False).created
+    assert not (folder / "gcp_list.txt").exists()
+    assert make_sample(folder, **SMALL).created
+    assert (folder / "gcp_list.txt").is_file()
     assert (folder / "runs").is_dir(), "runs of the scene stay"
 
 

@@ -5,6 +5,7 @@ The sample is started in the page; in the middle of training service and worker 
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 from browser import browser, wait_until_shown
 from letters import Mailbox, free_port, mail_server
 from playwright.sync_api import Page, expect
 
+from spaceport_lab.cameras import fit_similarity, read_scene
 from spaceport_lab.jobs import Store, store_path
 from spaceport_lab.sample import make_sample
 from spaceport_lab.serve.settings import ServeSettings
@@ -116,6 +119,21 @@ def opened(page: Page, house: House) -> None:
     page.get_by_role("heading", name="Start a job").wait_for()
 
 
+def stands_where_it_should(root: Path) -> None:
+    """What SfM says of the sample: cameras, a distance on the ground that it was not told, GPS."""
+    truth = json.loads((root.parent.parent / "ground_truth.json").read_text())
+    metrics = json.loads((root / "run.json").read_text())["stages"]["sfm"]["metrics"]
+    cameras = read_scene(root / "02_sfm").cameras
+    true = np.array([truth["cameras"][name]["center"] for name in cameras.names])
+    ends = np.array([truth["known_distance"][end]["enu"] for end in ("from", "to")])
+    start, end = fit_similarity(true, cameras.centers)(ends)
+    assert metrics["n_registered"] == 30
+    assert metrics["pose_rmse_m"] < 0.05
+    assert np.linalg.norm(end - start) == pytest.approx(truth["known_distance"]["metres"], rel=0.005)
+    assert metrics["control_rmse_m"] < 0.1
+    assert metrics["gps_rmse_m"] == pytest.approx(np.linalg.norm(truth["gps_noise_m"]), rel=0.25)
+
+
 def test_the_sample_through_the_page_with_a_crash_on_the_way(house: House, mailbox: Mailbox) -> None:
     store = Store(store_path(house.data))
     with browser(1180, 1000, offline=False) as context:
@@ -154,6 +172,7 @@ def test_the_sample_through_the_page_with_a_crash_on_the_way(house: House, mailb
         PICTURES.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=PICTURES / "serve-whole.png", full_page=True)
 
+        stands_where_it_should(root)
         assert (root / "02_sfm" / "stage.json").stat().st_mtime == sfm_before, "SfM was not run again"
         lines = stream.read(root / "03_train" / "metrics.jsonl")
         steps = [line["step"] for line in lines if line["kind"] == "step"]

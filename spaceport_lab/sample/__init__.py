@@ -22,6 +22,7 @@ from spaceport_lab.sample import flight, layout
 GENERATOR = "spaceport-lab sample 2"
 """Named in ground_truth.json; the number rises when the same settings give other photographs."""
 
+GCP_LIST = "gcp_list.txt"
 JPEG_QUALITY = 92
 
 
@@ -49,9 +50,10 @@ def make_sample(
     width: int = 800,
     height: int = 600,
     seed: int = 7,
+    survey: bool = True,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> SampleInfo:
-    """Photograph the spaceport into `folder/images` and write `folder/ground_truth.json`.
+    """Photograph the spaceport into `folder/images`, write `folder/ground_truth.json` and `gcp_list.txt`.
 
     The same settings give the same bytes, whatever the number of threads. A complete sample with the same
     settings is left as it is; one with other settings is replaced; other photographs are never touched.
@@ -61,13 +63,14 @@ def make_sample(
         n_images: at least 3; under 20 the outer orbit is left out so that overlap stays high.
         width, height: pixels; the focal length is 0.9 widths.
         seed: of plants, traffic, the flight's jitter, and noise.
+        survey: leave a gcp_list.txt beside the photographs; see `sample.survey`.
         progress: called with photographs done, photographs in all, and a few words.
 
     Raises:
         ParamsError: a setting is out of range.
         WorkspaceError: the folder holds other photographs, or cannot be written, or the disk is full.
     """
-    settings = _checked(n_images=n_images, width=width, height=height, seed=seed)
+    settings = _checked(n_images=n_images, width=width, height=height, seed=seed) | {"survey": survey}
     folder = Path(folder)
     if _is_complete(folder, settings):
         return _info(folder, n_images, created=False)
@@ -98,6 +101,7 @@ def _fill(folder: Path, settings: dict[str, int], tell: Callable[[int, int, str]
     """Make the whole sample in `folder`."""
     # Open3D and the kernels take seconds to load: only when photographs are really made.
     from spaceport_lab.sample.render import photograph, set_stage
+    from spaceport_lab.sample.survey import gcp_list
 
     n_images, width, height, seed = (settings[k] for k in ("n_images", "width", "height", "seed"))
     shots = flight.plan_flight(n_images, seed)
@@ -116,6 +120,8 @@ def _fill(folder: Path, settings: dict[str, int], tell: Callable[[int, int, str]
             xmp=flight.xmp_of(shot),
         )
         tell(index + 1, n_images, f"photograph {shot.name}")
+    if settings["survey"]:
+        files.write_text(folder / GCP_LIST, gcp_list(stage.site, shots, focal, width, height, seed))
     files.write_json(folder / "ground_truth.json", _ground_truth(shots, settings, focal))
 
 
@@ -153,6 +159,9 @@ def _put_in_place(made: Path, folder: Path) -> None:
     if (folder / "images").exists():
         (folder / "images").replace(made / "replaced")
     (made / "images").replace(folder / "images")
+    (folder / GCP_LIST).unlink(missing_ok=True)
+    if (made / GCP_LIST).exists():
+        (made / GCP_LIST).replace(folder / GCP_LIST)
     (made / "ground_truth.json").replace(folder / "ground_truth.json")
 
 
@@ -168,6 +177,8 @@ def _read_truth(folder: Path) -> dict[str, Any]:
 def _is_complete(folder: Path, settings: dict[str, int]) -> bool:
     truth = _read_truth(folder)
     if truth.get("generator") != GENERATOR or truth.get("settings") != settings:
+        return False
+    if settings["survey"] and not (folder / GCP_LIST).is_file():
         return False
     return all((folder / "images" / name).is_file() for name in truth["cameras"])
 
