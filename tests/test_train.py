@@ -413,7 +413,8 @@ def spoil(run: StageRun, noise: float = 30.0) -> None:
 def test_overfit_on_purpose_stops_is_undone_and_is_said(tmp_path: Path) -> None:
     run = scenes.make_run(tmp_path, n_views=8, n_points=60)
     spoil(run)
-    p = {"max_steps": 7000, "eval_every": 50, "patience": 400, "sh_degree": 3, "sh_degree_interval": 0.0}
+    # Patience for long enough that the fall is no wobble, whatever the last bits of a machine's arithmetic.
+    p = {"max_steps": 7000, "eval_every": 50, "patience": 1200, "sh_degree": 3, "sh_degree_interval": 0.0}
     finish(run, **p, backdrop=False, timelapse=False, refine_every=100, grow_to=3000, reset_every=7000)
     split = json.loads((run.dir / "heldout.json").read_text())
     assert split["test"] == ["view_000.png"]
