@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,27 @@ def allowed(house: Path, **more: Any) -> ServeSettings:
 
 
 # ---------------------------------------------------------------- sources
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("flight/a.jpg", bytes(150_000_000), "zip bomb"), ("../a.jpg", b"a", "outside the archive"),
+        ("flight/a.jpg", b"a", None),
+    ],
+    ids=["bomb", "way out", "harmless"],
+)  # fmt: skip
+def test_an_archive_is_refused_before_anything_is_queued(
+    name: str, content: bytes, said: str | None, house: Path
+) -> None:
+    with zipfile.ZipFile(house / "packed.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    if said is None:
+        assert rules.check_source("packed.zip", allowed(house)) == str(house.resolve() / "packed.zip")
+        return
+    with pytest.raises(NotAllowedError, match=said) as refused:
+        rules.check_source("packed.zip", allowed(house))
+    assert str(house) not in str(refused.value)
 
 
 def test_sources_that_are_taken(house: Path) -> None:

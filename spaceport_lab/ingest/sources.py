@@ -172,8 +172,7 @@ def _unpack(archive: Path, target: Path, max_gb: float) -> Generator[Progress, N
     damaged: dict[str, str] = {}
     try:
         with zipfile.ZipFile(archive) as content:
-            entries = [entry for entry in content.infolist() if not entry.is_dir()]
-            _refuse_hostile(archive, entries, max_gb)
+            entries = _harmless_entries(archive, content, max_gb)
             files.check_space(target, sum(entry.file_size for entry in entries), "the archive")
             for number, entry in enumerate(entries, 1):
                 place = target / _safe_path(archive, entry.filename)
@@ -186,10 +185,32 @@ def _unpack(archive: Path, target: Path, max_gb: float) -> Generator[Progress, N
                     damaged[entry.filename] = f"cannot be unpacked: {error}"
                 yield Progress(number, len(entries), "unpacking")
     except (zipfile.BadZipFile, UnicodeDecodeError) as error:
-        raise PhotosError(
-            f"{archive.name} is not a whole zip", got=str(error), hint="copy it again"
-        ) from error
+        raise _not_whole(archive, error) from error
     return damaged
+
+
+def check_archive(archive: Path, max_gb: float) -> None:
+    """See that a zip may be unpacked, going by its list of contents alone.
+
+    Raises:
+        PhotosError: it unpacks to more than `max_gb` GB, looks like a bomb, or holds links, paths that lead
+            out, or what is encrypted; or it is no whole zip.
+    """
+    try:
+        with zipfile.ZipFile(archive) as content:
+            _harmless_entries(archive, content, max_gb)
+    except (zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise _not_whole(archive, error) from error
+
+
+def _not_whole(archive: Path, error: Exception) -> PhotosError:
+    return PhotosError(f"{archive.name} is not a whole zip", got=str(error), hint="copy it again")
+
+
+def _harmless_entries(archive: Path, content: zipfile.ZipFile, max_gb: float) -> list[zipfile.ZipInfo]:
+    entries = [entry for entry in content.infolist() if not entry.is_dir()]
+    _refuse_hostile(archive, entries, max_gb)
+    return entries
 
 
 def _refuse_hostile(archive: Path, entries: list[zipfile.ZipInfo], max_gb: float) -> None:

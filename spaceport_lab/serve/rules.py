@@ -1,7 +1,7 @@
 """What may be asked for from outside: sources, outputs, mail, webhooks, names, presets, overrides.
 
 Each check takes what came over the net and gives back what may be used, or raises NotAllowedError. None of
-them writes, fetches or opens anything but folders.
+them writes, fetches or opens anything but folders and an archive's list of contents.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import stat
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from spaceport_lab.errors import NotAllowedError
+from spaceport_lab.errors import NotAllowedError, PhotosError
 from spaceport_lab.params import SCHEMAS, preset_names
 from spaceport_lab.serve.addresses import check_webhook, check_webhook_form
 from spaceport_lab.serve.settings import ServeSettings
@@ -62,7 +63,19 @@ def check_source(text: str, settings: ServeSettings) -> str:
     place = _real_path(text, settings.allowed_roots)
     if place.is_dir():
         _check_links(place, settings)
+    elif zipfile.is_zipfile(place):
+        _check_archive(place)
     return str(place)
+
+
+def _check_archive(place: Path) -> None:
+    """Refuse here what ingest would refuse: nothing needs to be queued for it."""
+    from spaceport_lab.ingest.sources import check_archive  # takes long to load
+
+    try:
+        check_archive(place, SCHEMAS["ingest"].model_fields["max_archive_gb"].default)
+    except PhotosError as error:
+        raise NotAllowedError(str(error)) from error
 
 
 def check_output(text: str, settings: ServeSettings) -> str:
