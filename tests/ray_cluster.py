@@ -19,7 +19,7 @@ import psutil
 TOKEN = "0123456789abcdef" * 4
 
 HEALTH = {
-    "health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 5000,
+    "health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 10000,
     "health_check_failure_threshold": 3,
 }  # fmt: skip
 """A dead node is noticed in seconds."""

@@ -56,7 +56,7 @@ class Batch:
         )  # fmt: skip
         return self.driver
 
-    def end(self, code: int, seconds: float = 90) -> str:
+    def end(self, code: int, seconds: float = 240) -> str:
         """Wait for the driver's end; returns what it complained about."""
         said = self.driver.communicate(timeout=seconds)[1]
         assert self.driver.returncode == code, said

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 
-def until(condition: Callable[[], Any], seconds: float = 60) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 180) -> Any:
     """What `condition` gives as soon as it is true; fails when it never is."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
