@@ -185,7 +185,8 @@ def test_two_at_work_on_one_scene_are_never_two_writers(
         refused = one.places[0] / "refused.txt"
         until(refused.exists)
         assert refused.read_text() == "1"
-        assert one.writes(0) == sorted(one.writes(0)), "the older one wrote after the later one"
+        written = one.writes(0)
+        assert written == sorted(written), "the older one wrote after the later one"
     finally:
         for process in (keeper, task):
             with contextlib.suppress(psutil.NoSuchProcess):  # Ray kills what it still finds of a dead driver

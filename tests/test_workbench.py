@@ -86,6 +86,14 @@ def records(run: Path, kind: str) -> list[dict[str, Any]]:
     return [r for r in stream.read(run / "03_train" / "metrics.jsonl") if r["kind"] == kind]
 
 
+def is_applied(run: Path) -> bool:
+    """Whether a densification has used the threshold that was set last."""
+    changes = records(run, "change")
+    return bool(changes) and any(
+        check["threshold"] == changes[-1]["values"]["grow_grad2d"] for check in records(run, "refine")
+    )
+
+
 def last_step(run: Path) -> int:
     return max((r["step"] for r in records(run, "step")), default=0)
 
@@ -148,10 +156,12 @@ def test_tuning_in_the_page(lab: tuple[str, Path]) -> None:
         threshold.focus()
         for _ in range(2):
             threshold.press("Shift+PageUp")
-        until(lambda: records(run, "change"), tab)
-        high = records(run, "change")[0]["values"]["grow_grad2d"]
+        until(lambda: is_applied(run), tab)
+        tab.page.wait_for_timeout(1000)  # two keys are one change, or two where the page is slow
+        until(lambda: is_applied(run), tab)
+        changes = records(run, "change")
+        high = changes[-1]["values"]["grow_grad2d"]
         assert high > 2 * before["threshold"]
-        until(lambda: any(r["threshold"] == high for r in records(run, "refine")), tab)
         after = next(r for r in records(run, "refine") if r["threshold"] == high)
         assert after["above"] < before["above"]
         # The page shows what the last check did.
@@ -164,10 +174,10 @@ def test_tuning_in_the_page(lab: tuple[str, Path]) -> None:
         mouse.move(box["x"] + 0.8 * box["width"], box["y"] + 100)
         mouse.down()
         mouse.move(box["x"] + 0.45 * box["width"], box["y"] + 100, steps=5)
-        assert len(records(run, "change")) == 1, "it is sent when the line is let go"
+        assert records(run, "change") == changes, "it is sent when the line is let go"
         mouse.up()
-        until(lambda: len(records(run, "change")) == 2, tab)
-        low = records(run, "change")[1]["values"]["grow_grad2d"]
+        until(lambda: len(records(run, "change")) == len(changes) + 1, tab)
+        low = records(run, "change")[-1]["values"]["grow_grad2d"]
         assert low < high
         until(lambda: any(r["threshold"] == low for r in records(run, "refine")), tab)
         grown = next(r for r in records(run, "refine") if r["threshold"] == low)
@@ -182,7 +192,7 @@ def test_tuning_in_the_page(lab: tuple[str, Path]) -> None:
         tab.page.get_by_text("0 cannot be used").first.wait_for()
         every.fill("60")
         every.press("Tab")
-        assert len(records(run, "change")) == 2
+        assert len(records(run, "change")) == len(changes) + 1
         assert tab.page.get_by_label("strategy").first.is_disabled()
         shoot(tab, "tune-light")
 
@@ -219,7 +229,8 @@ def test_tuning_in_the_page(lab: tuple[str, Path]) -> None:
         shoot(tab, "tune-stopped")
     card = json.loads((run / "run.json").read_text())["stages"]["train"]
     assert (card["status"], card["metrics"]["stopped_by"]) == ("succeeded", "person")
-    assert [c["values"]["grow_grad2d"] for c in card["metrics"]["changes"]] == [high, low]
+    assert [c["values"]["grow_grad2d"] for c in card["metrics"]["changes"]][-2:] == [high, low]
+    assert len(card["metrics"]["changes"]) == len(changes) + 1
 
 
 def test_a_closed_tab_leaves_training_alone(lab: tuple[str, Path]) -> None:
