@@ -14,6 +14,7 @@ from test_kernels_compiling import PROCESSORS
 SECONDS = {"native": 20}
 
 
+@pytest.mark.timeout(1800)  # the kernels are compiled anew, with checks, for each processor
 @pytest.mark.parametrize("processor", ["native", *PROCESSORS])
 def test_wild_scenes_under_bounds_checks(processor: str) -> None:
     environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1"}
@@ -23,7 +24,7 @@ def test_wild_scenes_under_bounds_checks(processor: str) -> None:
     done = subprocess.run(
         [sys.executable, str(program), "--seconds", str(SECONDS.get(processor, 8)), "--seed", "1",
          "--least", "250"],
-        env=environment, capture_output=True, text=True, timeout=540,
+        env=environment, capture_output=True, text=True, timeout=1700,
     )  # fmt: skip
     assert done.returncode == 0, f"the process died with {done.returncode}\n{done.stderr[-2000:]}"
     result = json.loads(done.stdout.splitlines()[-1])

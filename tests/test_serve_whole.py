@@ -36,7 +36,7 @@ SHORT = (
     "train.sh_degree=1", "train.timelapse=false", "inspect.max_views=2",
     "compress.max_psnr_loss=3", "compress.min_ratio=2",
 )  # fmt: skip
-PATIENCE_S = 420
+PATIENCE_S = 900
 SMALL = {"width": 480, "height": 320}
 """A window in which a splat is drawn without a GPU in little time."""
 
@@ -134,6 +134,7 @@ def stands_where_it_should(root: Path) -> None:
     assert metrics["gps_rmse_m"] == pytest.approx(np.linalg.norm(truth["gps_noise_m"]), rel=0.25)
 
 
+@pytest.mark.timeout(2400)
 def test_the_sample_through_the_page_with_a_crash_on_the_way(house: House, mailbox: Mailbox) -> None:
     store = Store(store_path(house.data))
     with browser(1180, 1000, offline=False) as context:
