@@ -29,7 +29,7 @@ from spaceport_lab.sample import make_sample
 from spaceport_lab.train import stream
 from spaceport_lab.workspace import StageRun, write_manifest
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = Path(os.environ.get("SCREENSHOTS") or ROOT / "build" / "screenshots")
