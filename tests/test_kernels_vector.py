@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from spaceport_lab.kernels import vector, vector_choice, vector_math, vector_memory, vector_rows
+from spaceport_lab.kernels import (
+    vector,
+    vector_choice,
+    vector_math,
+    vector_memory,
+    vector_rows,
+    vector_tuples,
+)
 from spaceport_lab.kernels.compiling import kernel
 
 FOUR = (0, 0, 0, 0)
@@ -75,7 +82,7 @@ def rearrange(source, columns, records, sums, first):
     vector_rows.store_records(records, 0, 16, four)
     fields = vector_rows.load_records(records, 0, 16)
     vector_memory.store(columns, 64, fields[2])
-    vector_memory.store(sums, 0, vector_math.sums_of(four))
+    vector_memory.store(sums, 0, vector_tuples.sums_of(four))
     sums[16] = vector.sum_lanes(four[1])
     vector_memory.store_first(first, 0, vector_memory.load_first(source, 60, 4) + np.float32(1), 3)
 
@@ -98,7 +105,7 @@ def test_rows_columns_and_sums() -> None:
 def test_at_most_sixteen_sums() -> None:
     @kernel()
     def too_many(source, channels):
-        return vector.sum_lanes(vector_math.sums_of(vector_math.zeros(channels)))
+        return vector.sum_lanes(vector_tuples.sums_of(vector_tuples.zeros(channels)))
 
     with pytest.raises(Exception, match="at most 16 vectors"):
         too_many(np.zeros(16, np.float32), (0,) * 17)
@@ -110,8 +117,8 @@ SIX, SEVEN = (0,) * 6, (0,) * 7
 
 @kernel()
 def slide_over(source, out):
-    vector_math.store_each(
-        out, 0, 16, vector_math.slide(vector_math.load_each(source, 0, 16, SEVEN), WEIGHTS)
+    vector_tuples.store_each(
+        out, 0, 16, vector_tuples.slide(vector_tuples.load_each(source, 0, 16, SEVEN), WEIGHTS)
     )
 
 
@@ -172,12 +179,12 @@ def test_blocks_of_an_image(channels: int, rows: int, columns: int) -> None:
 def harmonic_tools(source, records, out, live, count):
     fields = vector_rows.load_records_first(source, 0, 6, 5)
     vector_rows.store_records_first(records, 0, 20, fields, live, count)
-    two = vector_math.part_of(fields, 1, TWO)
-    vector_math.store_each(out, 0, 16, vector_rows.products(two, two))
-    vector_math.store_each(
+    two = vector_tuples.part_of(fields, 1, TWO)
+    vector_tuples.store_each(out, 0, 16, vector_rows.products(two, two))
+    vector_tuples.store_each(
         out, 64, 16, vector_rows.contract((fields[0], fields[1], fields[2], fields[3]), two)
     )
-    vector_math.store_each(
+    vector_tuples.store_each(
         out, 96, 16, vector_rows.combine(two, (fields[0], fields[1], fields[2], fields[3]), two)
     )
 
@@ -207,8 +214,8 @@ def in_parts(source, out, sums):
         x = vector_memory.load_narrow(source, part)
         y = vector_memory.load_narrow(source, 16 + part)
         vector_memory.store(out, 16 + part, work_on(x, y))
-    vectors = vector_math.load_narrow_each(source, 0, vector.WIDTH, ELEVEN)
-    vector_memory.store(sums, 0, vector_math.sums_of(vectors))
+    vectors = vector_tuples.load_narrow_each(source, 0, vector.WIDTH, ELEVEN)
+    vector_memory.store(sums, 0, vector_tuples.sums_of(vectors))
 
 
 @kernel(inline=True)
@@ -230,6 +237,50 @@ def test_narrow_vectors_do_the_same() -> None:
     rows = source[: 11 * vector.WIDTH].reshape(11, vector.WIDTH)
     assert np.allclose(sums[:11], rows.sum(1), atol=1e-5)
     assert not sums[11:].any()
+
+
+@kernel()
+def loop_tools(source, out, sums):
+    x, constants, ten = vector_memory.load(source, 0), vector_math.exp2_constants(), vector.keep(10.0)
+    vector_memory.store(out, 0, vector_math.exp2_normal(x, constants) * ten)
+    vector_memory.store(out, 16, vector_memory.load_repeated(source, 3))
+    for part in range(0, 16, vector.WIDTH):
+        vector_memory.store(out, 32 + part, vector_memory.load_narrow_repeated(source, 3))
+    y = vector_memory.load(source, 16)
+    vector_memory.store(sums, 0, vector_tuples.fold(x))
+    total = vector_memory.load_narrow(source, 32)
+    vector_memory.store(sums, 16, vector_tuples.fold_fma(x, y, total))
+    first, second = vector_tuples.fold_fma_each(x, (y, x), (total, total))
+    vector_memory.store(sums, 32, first)
+    vector_memory.store(sums, 48, second)
+
+
+def test_what_loops_of_tiles_are_made_of() -> None:
+    source = np.random.default_rng(0).uniform(-8, 0, 48).astype(np.float32)
+    out, sums = np.zeros(48, np.float32), np.zeros((4, 16), np.float32)
+    loop_tools(source, out, sums.reshape(-1))
+    x, y, width = source[:16].astype(np.float64), source[16:32].astype(np.float64), vector.WIDTH
+    assert np.abs(out[:16] / (10 * np.exp2(x)) - 1).max() < 4e-7
+    assert np.array_equal(out[16:32], np.tile(source[3:7], 4))
+    assert np.array_equal(out[32:], np.tile(source[3:7], 4))
+    total = source[32 : 32 + width]
+    expected = [x, x * y, x * y, x * x]
+    folded = [values.reshape(-1, width).sum(0) for values in expected]
+    folded[1:] = [values + total for values in folded[1:]]
+    assert np.allclose(sums[:, :width], folded, rtol=1e-6)
+
+
+@kernel()
+def any_above(values, limit):
+    return vector.any_lane(vector_memory.load(values, 0) > limit)
+
+
+def test_any_lane() -> None:
+    for lane in range(16):
+        values = np.zeros(16, np.float32)
+        values[lane] = 1
+        assert any_above(values, np.float32(0.5))
+        assert not any_above(values, np.float32(1.5))
 
 
 def test_vectors_of_two_widths_do_not_mix() -> None:

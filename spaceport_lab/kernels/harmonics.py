@@ -16,7 +16,6 @@ import numpy as np
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import CULLED, LANES, RECORD
 from spaceport_lab.kernels.vector import any_lane, maximum, select, splat, square_root
-from spaceport_lab.kernels.vector_math import fma_each, sums_of
 from spaceport_lab.kernels.vector_memory import claim, last_rows, load_ints, prefetch, store
 from spaceport_lab.kernels.vector_rows import (
     combine,
@@ -29,12 +28,15 @@ from spaceport_lab.kernels.vector_rows import (
     store_records,
     store_records_first,
 )
+from spaceport_lab.kernels.vector_tuples import fma_each, sums_of
 
 ZERO, HALF, ONE, TWO, THREE, FIVE = (np.float32(number) for number in (0, 0.5, 1, 2, 3, 5))
 TINY = np.float32(1e-30)
 CHUNK = 256
 AHEAD = 2 * LANES  # Gaussians between asking for their coefficients and using them
 THREE_COLUMNS = (0, 0, 0)
+HIGHER = 3 * 15  # coefficients of degrees 1 to 3, all channels
+LAST = HIGHER - LANES  # where the last sixteen of them begin
 
 C_0 = np.float32(0.28209479177387814)
 C_1 = np.float32(0.4886025119029199)
@@ -102,9 +104,9 @@ def prefetch_rows(values, at, count):
 
 @kernel(inline=True)
 def coefficients(shn, at, stride, n_floats):
-    """Coefficients of degrees 1 to 3 of sixteen Gaussians, 45 vectors: n_floats of them, zeros after."""
-    if n_floats == 45:
-        overlapping = load_records(shn, at + 29, stride)
+    """Coefficients of degrees 1 to 3 of sixteen Gaussians, HIGHER vectors: n_floats of them, zeros after."""
+    if n_floats == HIGHER:
+        overlapping = load_records(shn, at + LAST, stride)
         return load_records(shn, at, stride) + load_records(shn, at + LANES, stride) + overlapping[3:]
     first = load_records_first(shn, at, stride, min(n_floats, LANES))
     second = load_records_first(shn, at + min(LANES, n_floats), stride, max(0, min(n_floats - LANES, LANES)))
@@ -154,7 +156,7 @@ def shade(counter, n, keys, means, center, sh0, stride_0, shn, stride_n, first_n
 
 @kernel(inline=True)
 def store_coefficients(g_shn, to, stride, rows, live, count):
-    """Write the first `count` of 45 vectors as rows of sixteen Gaussians; from `live` on they are zero."""
+    """Write the first `count` of HIGHER vectors as rows of sixteen Gaussians; zero from `live` on."""
     if count > 0:
         store_records_first(g_shn, to, stride, rows[:16], live, count)
     if count > LANES:
@@ -179,11 +181,11 @@ def shade_backward_group(
     x, y, z, inverse = view_direction(means, at, center)
     functions = basis(x, y, z)
     rows = products(functions, (red, green, blue))
-    if n_floats == len(rows) == all_floats:
+    if n_floats == HIGHER == all_floats:
         # The last sixteen overlap those before: whole stores cost less than masked ones.
         store_records(g_shn, to_n, stride_n, rows[:16])
         store_records(g_shn, to_n + LANES, stride_n, rows[16:32])
-        store_records(g_shn, to_n + len(rows) - LANES, stride_n, rows[29:])
+        store_records(g_shn, to_n + LAST, stride_n, rows[LAST:])
     else:
         store_coefficients(g_shn, to_n, stride_n, rows, n_floats, all_floats)
     if n_floats > 0:

@@ -38,7 +38,6 @@ from spaceport_lab.kernels.vector import (
     splat_narrow,
     sum_lanes,
 )
-from spaceport_lab.kernels.vector_math import fma_each, load_narrow_each, slide, store_each
 from spaceport_lab.kernels.vector_memory import (
     claim,
     load,
@@ -50,6 +49,7 @@ from spaceport_lab.kernels.vector_memory import (
     store_some,
 )
 from spaceport_lab.kernels.vector_rows import load_records
+from spaceport_lab.kernels.vector_tuples import fma_each, load_narrow_each, slide, store_each
 
 WINDOW, REACH = 11, 5
 SIGMA = 1.5

@@ -49,9 +49,10 @@ from spaceport_lab.kernels.vector import (
     square_root,
     to_ints,
 )
-from spaceport_lab.kernels.vector_math import log2, sums_of
+from spaceport_lab.kernels.vector_math import log2
 from spaceport_lab.kernels.vector_memory import claim, last_rows, load, load_ints, store
 from spaceport_lab.kernels.vector_rows import load_columns, load_records, store_columns, store_records
+from spaceport_lab.kernels.vector_tuples import sums_of
 
 ZERO, HALF, ONE, TWO = (np.float32(number) for number in (0, 0.5, 1, 2))
 # Ellipses wider than this many pixels, or centred further away, are beyond float32 and left out.

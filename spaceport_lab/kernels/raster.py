@@ -5,7 +5,8 @@ T the product of (1 - alpha) of all nearer Gaussians, until T would fall to T_MI
 
 For every entry of a tile the blocks its ellipse touches are a 16-bit word, and only those are evaluated.
 Forward goes through a chunk of entries block after block, with a block's pixels in registers; backward entry
-after entry, with an entry's sums in registers.
+after entry, with an entry's sums in registers. What of the exponent depends on a pixel's row alone is worked
+out once for an entry's sixteen rows; four rows of it, over and over, are what the columns of a block need.
 
 Between chunks a finished pixel is marked by a negative T. Backward walks front to back again, so T needs no
 division: with rest = dot(gradient, final colour) minus what the Gaussians up to this one have contributed,
@@ -22,12 +23,11 @@ from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import (
     ALPHA,
     ALPHA_MAX,
-    ALPHA_MIN,
     BETA,
+    BLOCK,
     GAMMA,
     HALF_WIDTH,
     LANES,
-    LOG_OPACITY,
     PLANE,
     REACH_Y,
     RECORD,
@@ -41,21 +41,29 @@ from spaceport_lab.kernels.layout import (
     V,
 )
 from spaceport_lab.kernels.tiles import (
+    ALL_ROWS,
     CHUNK,
     PLANES,
+    POWER_MIN,
+    ROW_POWER,
+    ROW_W,
+    ROW_Y,
+    ROWS,
     aligned_scratch,
     block_inside,
     block_words,
     blocks_alive,
     choose_entries,
+    faded,
     pixel_planes,
+    row_terms,
 )
 from spaceport_lab.kernels.vector import (
-    WIDTH,
     absolute,
     any_lane,
     fma,
     fnma,
+    keep,
     lane_indices,
     lowest_bit,
     minimum,
@@ -65,50 +73,48 @@ from spaceport_lab.kernels.vector import (
     splat_narrow,
 )
 from spaceport_lab.kernels.vector_choice import lanes_with_bits
-from spaceport_lab.kernels.vector_math import (
-    dot_each,
-    exp2,
-    exp2_each,
-    fma_each,
-    fnma_each,
-    load_each,
-    load_narrow_each,
-    part_of,
-    reciprocal,
-    splat_each,
-    splat_narrow_at,
-    splat_narrow_each,
-    store_each,
-    sums_of,
-    zeros,
-    zeros_narrow,
-)
+from spaceport_lab.kernels.vector_math import exp2_constants, reciprocal
 from spaceport_lab.kernels.vector_memory import (
     claim,
     gather,
     load,
-    load_narrow,
+    load_narrow_repeated,
+    load_repeated,
     prefetch,
     store,
     store_first,
 )
 from spaceport_lab.kernels.vector_rows import gather_records, load_block, store_block
+from spaceport_lab.kernels.vector_tuples import (
+    dot_each,
+    fma_each,
+    fold,
+    fold_fma,
+    fold_fma_each,
+    load_each,
+    part_of,
+    splat_each,
+    store_each,
+    sums_of,
+    zeros,
+    zeros_narrow,
+)
 
-ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+ZERO, ONE = np.float32(0), np.float32(1)
 ALL_BLOCKS = (1 << LANES) - 1
-PITCH = CHUNK + LANES  # from one kind of number of a chunk to the next; entry CHUNK stands for none
-F_Y, F_ALPHA, F_BETA, F_GAMMA, F_POWER, F_COLOR = (PITCH * k for k in range(1, 7))
-NOTHING = np.float32(-1000)  # power of two that is zero
+F_COLOR = CHUNK  # the colours of a chunk's entries; the field before them is -ALPHA
 ONE_CHANNEL = (0,)
 
 
 @kernel(inline=True)
-def begin_chunk(left, top, count, gaussians, records, stride, words, first_word, fields, masks, channels):
+def begin_chunk(
+    left, top, count, gaussians, records, stride, words, first_word, terms, fields, masks, channels
+):  # fmt: skip
     """What the chosen entries of a tile have in common for all blocks.
 
     words[first_word …] gets the blocks that each ellipse touches; masks[block] the entries that touch a
-    block, bit by bit; `fields` what is needed of the records, PITCH of each kind, W and Y at the tile's
-    corner.
+    block, bit by bit; `terms` ROWS numbers of each entry, `fields` what else is needed of the records, CHUNK
+    of each kind.
     """
     for block in range(LANES):
         masks[block] = 0
@@ -116,90 +122,68 @@ def begin_chunk(left, top, count, gaussians, records, stride, words, first_word,
         for k in range(start + LANES, min(start + 2 * LANES, count)):
             prefetch(records, np.int64(gaussians[k]) * stride)
         f = gather_records(records, gaussians, start, stride)
-        u, v = f[U] - left, f[V] - top
-        store(fields, start, fnma(f[BETA], v, f[ALPHA] * u))
-        store(fields, F_Y + start, f[GAMMA] * v)
-        store(fields, F_ALPHA + start, f[ALPHA])
-        store(fields, F_BETA + start, f[BETA])
-        store(fields, F_GAMMA + start, f[GAMMA])
-        store(fields, F_POWER + start, f[LOG_OPACITY])
+        store(fields, start, -f[ALPHA])
         if len(channels) <= LANES - RECORD:
-            store_each(fields, F_COLOR + start, PITCH, part_of(f, RECORD, channels))
+            store_each(fields, F_COLOR + start, CHUNK, part_of(f, RECORD, channels))
         else:
             for c in range(len(channels)):
                 value = gather(records, gaussians, start, stride, RECORD + c)
-                store(fields, F_COLOR + c * PITCH + start, value)
-        word = block_words(u, v, f[SHEAR], f[HALF_WIDTH], f[REACH_Y], f[RIGHT_Y])
+                store(fields, F_COLOR + c * CHUNK + start, value)
+        word = block_words(f[U] - left, f[V] - top, f[SHEAR], f[HALF_WIDTH], f[REACH_Y], f[RIGHT_Y])
         word = select(lane_indices() < count - start, word, 0)
         if words.shape[0] > 0:
             store_first(words, first_word + start, word, count - start)
         touching = lanes_with_bits(word)
         for block in range(LANES):
             masks[block] |= touching[block] << start
-    # the entry that stands for none
-    fields[F_POWER + CHUNK] = NOTHING
+    for k in range(count):
+        row_terms(records, np.int64(gaussians[k]) * stride, left, top, terms, k * ROWS)
 
 
 @kernel(inline=True)
-def blend_part(at, mask, scratch, fields, channels):
-    """Blend the entries of `mask`, four at a time, into the pixels of one narrow vector, `at` in each plane.
+def blend_block(block, mask, scratch, terms, fields, alphas, channels):
+    """Blend the entries of `mask` into the pixels of one block.
 
-    Returns whether a pixel goes on, and the last entry blended.
+    First all alphas, which do not wait for each other, then the blending, in which every T waits for the one
+    before: with both in one loop a processor, which looks ahead no further than an entry or two, would take
+    as long as an entry's whole way through the exponent. Returns whether a pixel goes on, and the last entry
+    blended.
     """
     t_plane, color_plane = PLANES * PLANE, (PLANES + 1) * PLANE
-    px, py, t = load_narrow(scratch, at), load_narrow(scratch, PLANE + at), load_narrow(scratch, t_plane + at)
-    seen = t
-    colors = load_narrow_each(scratch, color_plane + at, PLANE, channels)
-    goes_on, reached = any_lane(t > T_MIN), 0
+    at, row = block * LANES, (block >> 2) * BLOCK
+    constants, power_min, alpha_max = exp2_constants(), keep(POWER_MIN), keep(ALPHA_MAX)
+    px, todo, place = load(scratch, at), mask, 0
+    while todo != 0:
+        k = lowest_bit(todo)
+        todo &= todo - 1
+        w_row = load_repeated(terms, k * ROWS + ROW_W + row)
+        power_row = load_repeated(terms, k * ROWS + ROW_POWER + row)
+        raw = faded(splat(fields[k]), px, w_row, power_row, constants, power_min)
+        store(alphas, place, minimum(raw, alpha_max))
+        place += LANES
+    t, t_min = load(scratch, t_plane + at), keep(T_MIN)
+    weights = ONE - absolute(t)
+    colors = load_each(scratch, color_plane + at, PLANE, channels)
+    goes_on, k, place = any_lane(t > t_min), 0, 0
     while mask != 0 and goes_on:
-        k_0 = lowest_bit(mask)
+        k = lowest_bit(mask)
         mask &= mask - 1
-        k_1 = lowest_bit(mask)
-        mask &= mask - 1
-        k_2 = lowest_bit(mask)
-        mask &= mask - 1
-        k_3 = lowest_bit(mask)
-        mask &= mask - 1
-        ks = (k_0, k_1, k_2, k_3)
-        w = fma_each(splat_narrow_at(fields, F_BETA, ks), py, splat_narrow_at(fields, 0, ks))
-        w = fnma_each(splat_narrow_at(fields, F_ALPHA, ks), px, w)
-        y = fnma_each(splat_narrow_at(fields, F_GAMMA, ks), py, splat_narrow_at(fields, F_Y, ks))
-        power = fnma_each(y, y, splat_narrow_at(fields, F_POWER, ks))
-        raws = exp2_each(fnma_each(w, w, power))
-        for i in range(4):
-            raw, k = raws[i], ks[i]
-            a = select(raw >= ALPHA_MIN, minimum(raw, ALPHA_MAX), ZERO)
-            before = t
-            t = fnma(t, a, t)
-            shown = t > T_MIN
-            seen = select(shown, t, seen)
-            color = splat_narrow_each(fields, F_COLOR + k, PITCH, channels)
-            colors = fma_each(select(shown, before - t, ZERO), color, colors)
-        goes_on = any_lane(t > T_MIN)
-        reached = k_3
-    store(scratch, t_plane + at, select(t > T_MIN, t, minus_absolute(seen)))
+        before = t
+        t = fnma(t, load(alphas, place), t)
+        place += LANES
+        weight = select(t > t_min, before - t, ZERO)
+        weights = weights + weight
+        colors = fma_each(weight, splat_each(fields, F_COLOR + k, CHUNK, channels), colors)
+        goes_on = any_lane(t > t_min)
+    store(scratch, t_plane + at, select(t > t_min, t, minus_absolute(ONE - weights)))
     store_each(scratch, color_plane + at, PLANE, colors)
-    return goes_on, reached
-
-
-@kernel(inline=True)
-def blend_block(block, mask, count, words, first_word, scratch, fields, channels):
-    """Blend the entries of `mask` into one block. Returns whether a pixel goes on."""
-    goes_on, reached = False, 0
-    for part in range(LANES // WIDTH):
-        more, last = blend_part(block * LANES + part * WIDTH, mask, scratch, fields, channels)
-        goes_on, reached = goes_on or more, max(reached, last)
-    # Outside of the loop: with this inside, code that comes from the cache takes half as long again.
-    if not goes_on and words.shape[0] > 0:
-        for k in range(first_word + reached + 1, first_word + count):
-            words[k] &= ~(1 << block)
-    return goes_on
+    return goes_on, k
 
 
 @kernel(inline=True)
 def forward_tile(
     left, top, tile, first, last, entries, words, first_word, records, stride, scratch,
-    fields, gaussians, chosen, masks, channels,
+    terms, fields, alphas, gaussians, chosen, masks, channels,
 ):  # fmt: skip
     """Blend the entries first … last - 1 that reach a tile into the planes of `scratch`: x, y, T, channels.
 
@@ -212,15 +196,21 @@ def forward_tile(
     entry = first
     while entry < last and alive != 0:
         count, entry = choose_entries(entries, entry, last, tile, gaussians, chosen)
-        begin_chunk(left, top, count, gaussians, records, stride, words, first_word, fields, masks, channels)
+        begin_chunk(
+            left, top, count, gaussians, records, stride, words, first_word, terms, fields, masks, channels
+        )
         if alive != ALL_BLOCKS and words.shape[0] > 0:
             for k in range(first_word, first_word + count):
                 words[k] &= alive
         for block in range(LANES):
             if (alive >> block) & 1 == 0 or masks[block] == 0:
                 continue
-            if not blend_block(block, masks[block], count, words, first_word, scratch, fields, channels):
+            goes_on, reached = blend_block(block, masks[block], scratch, terms, fields, alphas, channels)
+            if not goes_on:
                 alive &= ~(1 << block)
+                if words.shape[0] > 0:
+                    for k in range(first_word + reached + 1, first_word + count):
+                        words[k] &= ~(1 << block)
         first_word += count
     return entry, first_word
 
@@ -261,8 +251,9 @@ def forward(
     """
     n_channels = len(channels)
     scratch = aligned_scratch((PLANES + 1 + n_channels) * PLANE)
-    fields = aligned_scratch(F_COLOR + n_channels * PITCH)
-    fields[:] = ZERO
+    # The last entry's y, which nobody needs here, goes past its terms.
+    terms, fields = aligned_scratch(CHUNK * ROWS + TILE), aligned_scratch((1 + n_channels) * CHUNK)
+    alphas = aligned_scratch(CHUNK * LANES)
     gaussians, chosen = np.zeros(CHUNK, np.int32), np.zeros(CHUNK, np.int32)
     masks = np.empty(LANES, np.int64)
     pixel_planes(scratch)
@@ -278,66 +269,68 @@ def forward(
             begin_forward(scratch, x0, y0, width, height, channels)
             end, first_word = forward_tile(
                 np.float32(x0), np.float32(y0), column - first, starts[share], starts[share + 1],
-                entries, words, first_word, records, stride, scratch, fields, gaussians, chosen, masks,
-                channels,
+                entries, words, first_word, records, stride, scratch, terms, fields, alphas, gaussians,
+                chosen, masks, channels,
             )  # fmt: skip
             ends[row * tiles_x + column] = end
             end_forward(scratch, x0, y0, width, height, background, image, transmittance, channels)
 
 
 @kernel(inline=True)
-def entry_gradient(word, o, left, top, records, scratch, absolutes, channels):
+def entry_gradient(word, o, records, scratch, terms, at_terms, absolutes, channels):
     """Sums over a tile's pixels for one entry, as the fields of a slot; T and rest move past it."""
     t_plane, rest_plane, gradient_plane = PLANES * PLANE, (PLANES + 1) * PLANE, (PLANES + 2) * PLANE
-    raw_plane = gradient_plane + len(channels) * PLANE
+    alpha_plane = gradient_plane + len(channels) * PLANE
+    alpha, beta, gamma = records[o + ALPHA], records[o + BETA], records[o + GAMMA]
+    todo, minus_alpha, constants, power_min = word, splat(-alpha), exp2_constants(), keep(POWER_MIN)
+    while todo != 0:
+        block = lowest_bit(todo)
+        todo &= todo - 1
+        at, row = block * LANES, (block >> 2) * BLOCK
+        w_row = load_repeated(terms, at_terms + ROW_W + row)
+        power_row = load_repeated(terms, at_terms + ROW_POWER + row)
+        raw = faded(minus_alpha, load(scratch, at), w_row, power_row, constants, power_min)
+        store(scratch, alpha_plane + at, raw)
     zero = splat_narrow(ZERO)
-    u, v = splat_narrow(records[o + U] - left), splat_narrow(records[o + V] - top)
-    alpha, beta = splat_narrow(records[o + ALPHA]), splat_narrow(records[o + BETA])
-    gamma = splat_narrow(records[o + GAMMA])
-    w_0, y_0 = fnma(beta, v, alpha * u), gamma * v
-    power_0 = splat_narrow(records[o + LOG_OPACITY])
-    color = splat_narrow_each(records, o + RECORD, 1, channels)
     m_0, m_w, m_y, m_ww, m_wy, m_yy = zero, zero, zero, zero, zero, zero
     abs_w, abs_y = zero, zero
+    color = splat_each(records, o + RECORD, 1, channels)
     color_sums = zeros_narrow(channels)
-    todo = word
-    while todo != 0:
-        block = lowest_bit(todo) * LANES
-        todo &= todo - 1
-        for part in range(LANES // WIDTH):
-            at = block + part * WIDTH
-            py = load_narrow(scratch, PLANE + at)
-            w = fnma(alpha, load_narrow(scratch, at), fma(beta, py, w_0))
-            y = fnma(gamma, py, y_0)
-            store(scratch, raw_plane + at, exp2(fnma(w, w, fnma(y, y, power_0))))
-    while word != 0:
-        block = lowest_bit(word) * LANES
-        word &= word - 1
-        for part in range(LANES // WIDTH):
-            at = block + part * WIDTH
-            py = load_narrow(scratch, PLANE + at)
-            w = fnma(alpha, load_narrow(scratch, at), fma(beta, py, w_0))
-            y = fnma(gamma, py, y_0)
-            raw = load_narrow(scratch, raw_plane + at)
-            a = select(raw >= ALPHA_MIN, minimum(raw, ALPHA_MAX), ZERO)
-            t = load_narrow(scratch, t_plane + at)
+    for row in range(0, TILE, BLOCK):
+        todo = (word >> row) & ((1 << BLOCK) - 1)
+        if todo == 0:
+            continue
+        w_row = load_repeated(terms, at_terms + ROW_W + row)
+        y = load_repeated(terms, at_terms + ROW_Y + row)
+        row_0, row_w = zero, zero
+        while todo != 0:
+            at = (row + lowest_bit(todo)) * LANES
+            todo &= todo - 1
+            raw = load(scratch, alpha_plane + at)
+            a = minimum(raw, ALPHA_MAX)
+            t = load(scratch, t_plane + at)
             t_next = fnma(t, a, t)
             store(scratch, t_plane + at, t_next)
             shown = t_next > T_MIN
-            weight = select(shown, a * t, ZERO)
-            gradient = load_narrow_each(scratch, gradient_plane + at, PLANE, channels)
-            color_sums = fma_each(weight, gradient, color_sums)
-            along = dot_each(gradient, color)
-            rest = fnma(weight, along, load_narrow(scratch, rest_plane + at))
+            weight = select(shown, t * a, ZERO)
+            gradient = load_each(scratch, gradient_plane + at, PLANE, channels)
+            color_sums = fold_fma_each(weight, gradient, color_sums)
+            seen = weight * dot_each(gradient, color)
+            rest = load(scratch, rest_plane + at) - seen
             store(scratch, rest_plane + at, rest)
-            g_alpha = fnma(rest, reciprocal(ONE - a), along * t)
-            g = select(shown & (raw <= ALPHA_MAX), a * g_alpha, ZERO)
-            gw, gy = g * w, g * y
-            m_0, m_w, m_y = m_0 + g, m_w + gw, m_y + gy
-            m_ww, m_wy, m_yy = fma(gw, w, m_ww), fma(gw, y, m_wy), fma(gy, y, m_yy)
+            g = fnma(rest, a * reciprocal(ONE - a), seen)
+            g = select(shown & (raw <= ALPHA_MAX), g, ZERO)
+            w = fma(minus_alpha, load(scratch, at), w_row)
+            gw = g * w
+            row_0, row_w = row_0 + fold(g), row_w + fold(gw)
+            m_ww = fold_fma(gw, w, m_ww)
             if len(absolutes) > 0:
-                abs_w = abs_w + absolute(gw)
-                abs_y = abs_y + absolute(fnma(gamma, gy, gw * beta))
+                abs_w = abs_w + fold(absolute(gw))
+                abs_y = abs_y + fold(absolute(fnma(gamma * y, g, gw * beta)))
+        y = load_narrow_repeated(terms, at_terms + ROW_Y + row)
+        row_y = row_0 * y
+        m_0, m_w, m_y = m_0 + row_0, m_w + row_w, m_y + row_y
+        m_wy, m_yy = fma(row_w, y, m_wy), fma(row_y, y, m_yy)
     moments = (m_0, m_w, m_y, m_ww, m_wy, m_yy, abs_w, abs_y)
     return sums_of(moments + color_sums)
 
@@ -345,7 +338,7 @@ def entry_gradient(word, o, left, top, records, scratch, absolutes, channels):
 @kernel()
 def backward_tile(
     left, top, tile, first, end, last, entries, entry_slots, words, first_word, records, stride, scratch,
-    gaussians, chosen, slots, begun, absolutes, channels,
+    terms, gaussians, chosen, slots, begun, absolutes, channels,
 ):  # fmt: skip
     """Add a tile's part to the slots of entries first … end - 1, where forward had stopped.
 
@@ -356,15 +349,17 @@ def backward_tile(
     while entry < end:
         count, entry = choose_entries(entries, entry, last, tile, gaussians, chosen)
         for k in range(count):
+            prefetch(records, np.int64(gaussians[min(k + 6, count - 1)]) * stride)
+            if words[first_word + k] != 0:
+                row_terms(records, np.int64(gaussians[k]) * stride, left, top, terms, k * ALL_ROWS)
+        for k in range(count):
             ahead = min(k + 6, count - 1)
-            prefetch(records, np.int64(gaussians[ahead]) * stride)
             prefetch(slots, np.int64(entry_slots[chosen[ahead]]) * SLOT_STRIDE)
             word = np.int64(words[first_word + k])
             if word == 0:
                 continue
-            sums = entry_gradient(
-                word, np.int64(gaussians[k]) * stride, left, top, records, scratch, absolutes, channels
-            )
+            o = np.int64(gaussians[k]) * stride
+            sums = entry_gradient(word, o, records, scratch, terms, k * ALL_ROWS, absolutes, channels)
             slot = np.int64(entry_slots[chosen[k]])
             if begun[chosen[k]]:
                 sums = sums + load(slots, slot * SLOT_STRIDE)
@@ -405,7 +400,7 @@ def backward(
     begun [entries] uint8, zero at first, keeps track; the slots that no tile began are zero.
     """
     n_channels = len(channels)
-    scratch = aligned_scratch((PLANES + 3 + n_channels) * PLANE)
+    scratch, terms = aligned_scratch((PLANES + 3 + n_channels) * PLANE), aligned_scratch(CHUNK * ALL_ROWS)
     gaussians, chosen = np.zeros(CHUNK, np.int32), np.zeros(CHUNK, np.int32)
     pixel_planes(scratch)
     segments = (tiles_x + SEGMENT - 1) // SEGMENT
@@ -420,7 +415,7 @@ def backward(
             begin_backward(scratch, x0, y0, width, height, image, transmittance, g_image, g_alpha, channels)
             first_word = backward_tile(
                 np.float32(x0), np.float32(y0), column - first, starts[share], ends[row * tiles_x + column],
-                starts[share + 1], entries, entry_slots, words, first_word, records, stride, scratch,
+                starts[share + 1], entries, entry_slots, words, first_word, records, stride, scratch, terms,
                 gaussians, chosen, slots, begun, absolutes, channels,
             )  # fmt: skip
         for entry in range(starts[share], starts[share + 1]):

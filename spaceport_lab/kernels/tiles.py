@@ -2,7 +2,7 @@
 
 What forward and backward have in common: how a tile's numbers lie in a thread's scratch memory, which entries
 of its segment's list reach it, and which of its blocks an ellipse touches. A tile's numbers of one kind (a
-plane) lie block after block; the first two planes are the pixels' places.
+plane) lie block after block, a block's column after column; the first two planes are the pixels' places.
 """
 
 from __future__ import annotations
@@ -11,14 +11,21 @@ import numpy as np
 
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import (
+    ALPHA,
+    BETA,
     BLOCK,
     FIRST_BITS,
     FIRST_MASK,
+    GAMMA,
     LANES,
+    LOG2_255,
+    LOG_OPACITY,
     PLANE,
     SPAN_BITS,
     SPAN_MASK,
     TILE,
+    U,
+    V,
 )
 from spaceport_lab.kernels.vector import (
     any_lane,
@@ -37,12 +44,17 @@ from spaceport_lab.kernels.vector import (
     to_ints,
 )
 from spaceport_lab.kernels.vector_choice import store_chosen
-from spaceport_lab.kernels.vector_memory import load, load_ints
+from spaceport_lab.kernels.vector_math import exp2_normal
+from spaceport_lab.kernels.vector_memory import load, load_ints, store
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 LAST_PIXEL = np.float32(TILE - 1)
 CHUNK = 64  # entries of a tile that are looked at together: the bits of a mask
 PLANES = 2  # pixel x and pixel y, counted from the tile's corner
+ROW_CENTERS = np.arange(TILE, dtype=np.float32) + HALF  # counted from the tile's corner
+# What `row_terms` writes of an entry, and how much of it forward keeps.
+ROW_W, ROW_POWER, ROW_Y, ROWS, ALL_ROWS = 0, TILE, 2 * TILE, 2 * TILE, 3 * TILE
+POWER_MIN = -LOG2_255  # of two: alpha is ALPHA_MIN
 
 
 @kernel(inline=True)
@@ -56,7 +68,7 @@ def aligned_scratch(count):
 @kernel(inline=True)
 def place_in_tile(x, y):
     """Where pixel (x, y) of a tile stands in a plane."""
-    return ((y >> 2) * 4 + (x >> 2)) * LANES + (y & 3) * 4 + (x & 3)
+    return ((y >> 2) * 4 + (x >> 2)) * LANES + (x & 3) * 4 + (y & 3)
 
 
 @kernel(inline=True)
@@ -93,6 +105,31 @@ def block_words(u, v, shear, half_width, reach, right_y):
         bits = shift_left(2, last_block) - shift_left(1, first_block)
         word = word | select(touched, shift_left(bits, 4 * row), 0)
     return word
+
+
+@kernel(inline=True)
+def row_terms(records, o, left, top, terms, at):
+    """What of an entry's w, y and exponent its sixteen rows of pixels have, to three times TILE numbers.
+
+    With them, in column px: w = terms[W] - ALPHA * px, exponent = terms[POWER] - w * w.
+    """
+    u, v = splat(records[o + U] - left), splat(records[o + V] - top)
+    alpha_u = splat(records[o + ALPHA]) * u
+    beta, gamma = splat(records[o + BETA]), splat(records[o + GAMMA])
+    log_opacity = splat(records[o + LOG_OPACITY])
+    dy = v - load(ROW_CENTERS, 0)
+    y = gamma * dy
+    store(terms, at + ROW_W, fnma(beta, dy, alpha_u))
+    store(terms, at + ROW_POWER, fnma(y, y, log_opacity))
+    store(terms, at + ROW_Y, y)
+
+
+@kernel(inline=True)
+def faded(minus_alpha, px, w_row, power_row, constants, power_min):
+    """Alpha before it is clamped, zero where it is too faint to count; see `row_terms`."""
+    w = fma(minus_alpha, px, w_row)
+    power = fnma(w, w, power_row)
+    return select(power >= power_min, exp2_normal(power, constants), ZERO)
 
 
 @kernel(inline=True)

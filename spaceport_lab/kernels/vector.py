@@ -234,6 +234,42 @@ def splat_narrow(typing_context: Any, number: Any) -> Any:
     return narrow(number), _of_floats(lambda b, x: x)
 
 
+# For each machine, widest first: a feature, the float32 lanes of its registers, LLVM's letter for them.
+_REGISTERS = {
+    "x86_64": (("avx512f", 16, "v"), ("avx", 8, "x"), ("sse", 4, "x")),
+    "aarch64": (("neon", 4, "w"),),
+    "arm64": (("neon", 4, "w"),),
+}
+
+
+def kept(context: Any, builder: ir.IRBuilder, number: Any, lanes: int = LANES) -> Any:
+    """A number in all lanes, as a value that the compiler cannot work out again.
+
+    Where registers are scarce, constants would be loaded anew in every round of a loop, two instructions
+    each; what comes out of a piece of assembly, even an empty one, stays where it is.
+    """
+    machine = context.codegen().magic_tuple()[0].partition("-")[0]
+    kinds = [kind for kind in _REGISTERS.get(machine, ()) if has_feature(context, kind[0])]
+    if not kinds:
+        return spread(builder, number, ir.VectorType(F32, lanes))
+    _, register, place = kinds[0]
+    value = spread(builder, number, ir.VectorType(F32, register))
+    kind = ir.FunctionType(value.type, [value.type])
+    value = builder.asm(kind, "", f"={place},0", [value], side_effect=False)
+    repeated = ir.Constant(ir.VectorType(I32, lanes), [lane % register for lane in range(lanes)])
+    return builder.shuffle_vector(value, value, repeated)
+
+
+@intrinsic
+def keep(typing_context: Any, number: Any) -> Any:
+    """`splat` of a constant, to be had before a loop and kept in a register throughout."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        return kept(context, builder, context.cast(builder, args[0], number, types.float32))
+
+    return floats(number), generate
+
+
 @intrinsic
 def fma(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
     """x * y + z, rounded once where the machine can."""
@@ -328,7 +364,17 @@ def any_lane(typing_context: Any, condition: Any) -> Any:
     """Whether the condition holds in at least one lane."""
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        bits = builder.bitcast(args[0], ir.IntType(condition.lanes))
+        found, lanes = args[0], condition.lanes
+        while lanes > WIDTH:
+            lanes //= 2
+            halves = ([*range(lanes)], [*range(lanes, 2 * lanes)])
+            found = builder.or_(
+                *(
+                    builder.shuffle_vector(found, found, ir.Constant(ir.VectorType(I32, lanes), half))
+                    for half in halves
+                )
+            )
+        bits = builder.bitcast(found, ir.IntType(lanes))
         return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
 
     return types.boolean(condition), generate

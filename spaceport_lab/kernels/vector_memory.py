@@ -77,6 +77,29 @@ def load_narrow(typing_context: Any, array: Any, index: Any) -> Any:
     return _load(narrow, array, index)
 
 
+def _repeated(kind: Floats, array: Any, index: Any) -> Any:
+    lanes = ir.Constant(ir.VectorType(I32, kind.lanes), [lane % 4 for lane in range(kind.lanes)])
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        pointer = element_pointer(context, builder, sig, args, count=4)
+        value = builder.load(builder.bitcast(pointer, ir.VectorType(F32, 4).as_pointer()), align=4)
+        return builder.shuffle_vector(value, value, lanes)
+
+    return kind(array, index), generate
+
+
+@intrinsic
+def load_repeated(typing_context: Any, array: Any, index: Any) -> Any:
+    """array[index : index + 4] four times over; most machines do it while they load."""
+    return _repeated(floats, array, index)
+
+
+@intrinsic
+def load_narrow_repeated(typing_context: Any, array: Any, index: Any) -> Any:
+    """`load_repeated` as a narrow vector."""
+    return _repeated(narrow, array, index)
+
+
 @intrinsic
 def load_ints(typing_context: Any, array: Any, index: Any) -> Any:
     """array[index : index + 16] of a flat int32 array."""

@@ -16,8 +16,8 @@ from numba.core import config
 from numba.extending import intrinsic
 
 from spaceport_lab.kernels.vector import F32, I32, LANES, VF, VI, WIDTH, call, constant, fused, spread
-from spaceport_lab.kernels.vector_math import strided_pointers, tuple_items, tuple_of, tuple_type
 from spaceport_lab.kernels.vector_memory import check_bounds, element_pointer, first_lanes
+from spaceport_lab.kernels.vector_tuples import strided_pointers, tuple_items, tuple_of, tuple_type
 
 
 def _merge(
@@ -115,8 +115,8 @@ def _masked_rows(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, n: in
     ]  # fmt: skip
 
     def source(lane: int, channel: int) -> tuple[int, int]:
-        part, place = divmod(lane % 4 * n + channel, LANES)
-        return lane // 4 * parts + part, place
+        part, place = divmod(lane // 4 * n + channel, LANES)
+        return lane % 4 * parts + part, place
 
     return [_merge(builder, read, lambda lane, c=c: source(lane, c)) for c in range(n)]
 
@@ -133,7 +133,7 @@ def _store_masked_rows(
 
         def source(lane: int, row: int = row, part: int = part) -> tuple[int, int]:
             pixel, channel = divmod(min(part * LANES + lane, 4 * n - 1), n)
-            return channel, row * 4 + pixel
+            return channel, 4 * pixel + row
 
         arguments = [_merge(builder, columns, source), pointer, ir.Constant(I32, 4), mask]
         call(builder, "llvm.masked.store.v16f32.p0", ir.VoidType(), arguments)
@@ -164,7 +164,7 @@ def _store_whole_rows(
 ) -> None:
     """The reverse of `_whole_rows`."""
     for row, pointer in enumerate(_quad_pointers(context, builder, sig, args, n)):
-        chosen = ir.Constant(ir.VectorType(I32, 4), list(range(4 * row, 4 * row + 4)))
+        chosen = ir.Constant(ir.VectorType(I32, 4), list(range(row, LANES, 4)))
         quads = [builder.shuffle_vector(column, column, chosen) for column in columns]
         for k in range(n):
             mixed = _merge(builder, quads, lambda lane, k=k: divmod(4 * k + lane, n)[::-1], 4)
@@ -183,11 +183,14 @@ def _quad_pointers(context: Any, builder: ir.IRBuilder, sig: Any, args: Any, n: 
     return pointers
 
 
-def _joined(builder: ir.IRBuilder, quads: list) -> Any:
-    """Four vectors of four lanes as one of sixteen."""
-    eight, sixteen = (ir.Constant(ir.VectorType(I32, n), list(range(n))) for n in (8, 16))
-    low, high = (builder.shuffle_vector(*quads[k : k + 2], eight) for k in (0, 2))
-    return builder.shuffle_vector(low, high, sixteen)
+def _joined(builder: ir.IRBuilder, rows: list) -> Any:
+    """Four rows of four lanes as one vector of sixteen, column after column."""
+    eight, sixteen = (ir.VectorType(I32, n) for n in (8, 16))
+    upper, lower = (
+        builder.shuffle_vector(*rows[k : k + 2], ir.Constant(eight, list(range(8)))) for k in (0, 2)
+    )
+    columns = [8 * (lane % 4 // 2) + 4 * (lane % 2) + lane // 4 for lane in range(LANES)]
+    return builder.shuffle_vector(upper, lower, ir.Constant(sixteen, columns))
 
 
 @intrinsic
@@ -196,7 +199,8 @@ def load_block(
 ) -> Any:
     """A block of 4 x 4 pixels of an image with interleaved channels, one vector for each channel.
 
-    Rows lie `stride` floats apart; only `count` floats of `rows` rows are read, the others are zero.
+    Lanes are pixels, column after column. Rows lie `stride` floats apart; only `count` floats of `rows` rows
+    are read, the others are zero.
     """
     n = len(channels)
     result = tuple_type(n)
