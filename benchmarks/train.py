@@ -5,8 +5,9 @@
 SCENE is a folder of photographs, a scene with images/, or a run folder whose sfm stage has finished. Plain
 is ADC as in the paper (Kerbl et al. 2023) with no coarse-to-fine, the same rasterizer, the same photographs
 and held-out views. All contenders take turns in one process, after a warm-up; seconds are those of training
-steps and densification, without evaluations and checkpoints. The first of several presets is what the others
-are held against.
+steps and densification, without evaluations and checkpoints. Ours is measured as the stage leaves it: at the
+best evaluation of validation views where something may stop it early. The first of several presets is what
+the others are held against.
 """
 
 from __future__ import annotations

@@ -184,6 +184,7 @@ def ours(ready: Ready, name: str, p: TrainParams, folder: Path, backend: str) ->
         if state.counters.stopped_by == "nan":
             raise InputError(f"training with {name} met NaN", got=state.counters.fault)
         contender.curve = [(r["seconds"], r["step"], r["psnr"]) for r in read(stream.path) if "psnr" in r]
+        progress.restore_best(state, p)
         contender.gaussians = progress.to_gaussians(state.splats)
 
     contender.states = states()

@@ -251,10 +251,7 @@ def _keep_the_right_state(run: StageRun, p: TrainParams, data: Inputs, state: St
             ),
         )
         return False
-    if state.best is None or c.best_psnr <= c.eval_psnrs[-1] + p.min_delta:
-        return False
-    state.splats = {name: torch.nn.Parameter(values) for name, values in state.best.items()}
-    return True
+    return progress.restore_best(state, p)
 
 
 def _measure_training_views(gaussians: Gaussians, data: Inputs, backend: str) -> float | None:

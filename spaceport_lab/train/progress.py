@@ -83,6 +83,15 @@ def evaluate(state: State, plan: Plan, p: TrainParams, inputs: Inputs, backend: 
         c.stopped_by = _why_stop(deciding, step, c.improved_step, plan, p)
 
 
+def restore_best(state: State, p: TrainParams) -> bool:
+    """Go back to the best evaluation where it was better than the last one; whether it was."""
+    c = state.counters
+    if state.best is None or c.best_psnr <= c.eval_psnrs[-1] + p.min_delta:
+        return False
+    state.splats = {name: torch.nn.Parameter(values) for name, values in state.best.items()}
+    return True
+
+
 def _why_stop(psnr: float, step: int, improved: int, plan: Plan, p: TrainParams) -> str:
     if p.target_psnr and psnr >= p.target_psnr:
         return "target_psnr"

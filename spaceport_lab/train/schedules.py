@@ -16,7 +16,7 @@ STEP_STAGES = ((0.0, 4.0), (0.1, 2.0), (0.35, 1.0))
 """Share of the steps from which an image side is divided by the factor."""
 
 COARSE_SHARE = 0.85
-"""Of the steps over which "frequency" spreads the factors; what is left of them is for full size alone."""
+"""Of the steps, at most, for small images with "frequency", however little detail there is."""
 
 FINER_EVERY = 3
 """Of the steps on small images of "frequency", each so manieth is taken on one of twice the side."""
@@ -268,5 +268,5 @@ def _resolution(p: TrainParams, coarsest: float, spectrum: Mapping[float, float]
     for factor in sorted(spectrum, reverse=True):
         if factor <= coarsest:
             stages.append((first, factor))
-            first = round(COARSE_SHARE * p.max_steps * spectrum[factor])
+            first = round(p.max_steps * min(COARSE_SHARE, spectrum[factor]))
     return Resolution((*stages, (first, 1.0)), FINER_EVERY)
