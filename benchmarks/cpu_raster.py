@@ -46,7 +46,7 @@ COUNTS = (20_000, 50_000, 100_000, 500_000)
 FIT_COUNTS = (20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000)
 FIT_SIZES = ((320, 240), (640, 480), (960, 720), (1280, 960))
 RATES = (1e-5, 1e-4, 1e-4, 1e-3, 1e-4, 1e-5)
-FLOPS_PER_PIXEL = 31 + 64
+FLOPS_PER_PIXEL = 27 + 45
 """Floating-point operations of one evaluated pixel, forward and backward, counted in kernels/raster.py."""
 
 STAGES = {
