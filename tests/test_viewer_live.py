@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rich
 import torch
 from browser import browser
+from rich.console import Console
 from scenes import make_colmap_scene, make_gaussians
 from splats import random_splat
 
@@ -162,6 +164,19 @@ def test_the_address_goes_through_jupyter_s_proxy(run: StageRun, monkeypatch: py
         scene.close()
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", scene.port)) != 0, "closed is closed"
+
+
+def test_nobody_is_greeted_in_a_notebook(
+    run: StageRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    shown: list[object] = []
+    monkeypatch.setattr("IPython.display.display", lambda *what, **_: shown.extend(what))
+    monkeypatch.setattr(rich, "_console", Console(force_jupyter=True))
+    LiveScene(run).close()
+    assert not shown
+    assert capsys.readouterr().out == ""
+    rich.print("not quiet any more")
+    assert shown
 
 
 def test_a_notebook_shows_one_scene_however_often_its_cell_is_run(run: StageRun) -> None:

@@ -12,10 +12,12 @@ import json
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import rich
 from jaxtyping import Float
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
@@ -110,7 +112,8 @@ class LiveScene:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
-        self.server.stop()
+        with _quiet():
+            self.server.stop()
 
     def _sources(self) -> tuple[Path, ...]:
         stage = self.run.root / "03_train"
@@ -223,13 +226,25 @@ def _serve(host: str, port: int) -> Any:
             hint="pip install 'spaceport-lab[live]'",
         ) from error
     try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it greets whoever runs it, also inside a cell
+        with _quiet():
             return viser.ViserServer(host=host, port=port or _free_port(host), verbose=False)
     except OSError as error:
         raise StageError(
             "the live 3D view needs a port of its own", got=f"{host}:{port or 'any'}: {error}",
             hint="the viewer of notebook 05 needs none",
         ) from error  # fmt: skip
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing is printed through rich: viser greets and takes leave, in a notebook past its stdout."""
+    console = rich.get_console()
+    before = console.__dict__  # what `reconfigure` replaces
+    rich.reconfigure(file=io.StringIO(), force_jupyter=False)
+    try:
+        yield
+    finally:
+        console.__dict__ = before
 
 
 def _free_port(host: str) -> int:
