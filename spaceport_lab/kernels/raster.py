@@ -301,7 +301,7 @@ def entry_gradient(word, o, records, scratch, terms, at_terms, absolutes, channe
         if todo == 0:
             continue
         w_row = load_repeated(terms, at_terms + ROW_W + row)
-        y = load_repeated(terms, at_terms + ROW_Y + row)
+        y_row = load_repeated(terms, at_terms + ROW_Y + row)
         row_0, row_w = zero, zero
         while todo != 0:
             at = (row + lowest_bit(todo)) * LANES
@@ -326,7 +326,7 @@ def entry_gradient(word, o, records, scratch, terms, at_terms, absolutes, channe
             m_ww = fold_fma(gw, w, m_ww)
             if len(absolutes) > 0:
                 abs_w = abs_w + fold(absolute(gw))
-                abs_y = abs_y + fold(absolute(fnma(gamma * y, g, gw * beta)))
+                abs_y = abs_y + fold(absolute(fnma(gamma * y_row, g, gw * beta)))
         y = load_narrow_repeated(terms, at_terms + ROW_Y + row)
         row_y = row_0 * y
         m_0, m_w, m_y = m_0 + row_0, m_w + row_w, m_y + row_y

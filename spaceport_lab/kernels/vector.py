@@ -242,7 +242,7 @@ _REGISTERS = {
 }
 
 
-def kept(context: Any, builder: ir.IRBuilder, number: Any, lanes: int = LANES) -> Any:
+def kept(context: Any, builder: ir.IRBuilder, number: Any) -> Any:
     """A number in all lanes, as a value that the compiler cannot work out again.
 
     Where registers are scarce, constants would be loaded anew in every round of a loop, two instructions
@@ -251,12 +251,12 @@ def kept(context: Any, builder: ir.IRBuilder, number: Any, lanes: int = LANES) -
     machine = context.codegen().magic_tuple()[0].partition("-")[0]
     kinds = [kind for kind in _REGISTERS.get(machine, ()) if has_feature(context, kind[0])]
     if not kinds:
-        return spread(builder, number, ir.VectorType(F32, lanes))
+        return spread(builder, number, VF)
     _, register, place = kinds[0]
     value = spread(builder, number, ir.VectorType(F32, register))
     kind = ir.FunctionType(value.type, [value.type])
     value = builder.asm(kind, "", f"={place},0", [value], side_effect=False)
-    repeated = ir.Constant(ir.VectorType(I32, lanes), [lane % register for lane in range(lanes)])
+    repeated = ir.Constant(VI, [lane % register for lane in range(LANES)])
     return builder.shuffle_vector(value, value, repeated)
 
 

@@ -27,7 +27,7 @@ from spaceport_lab.kernels.vector import (
 from spaceport_lab.kernels.vector_tuples import tuple_items, tuple_of, tuple_type
 
 # 2**f as a polynomial of least largest relative error: for f in [0, 1], where the whole number below is taken
-# out, and for f in [-1/2, 1/2], where the nearest one is (1.8e-7 and 1.4e-7 as they are evaluated).
+# out, and for f in [-1/2, 1/2], where the nearest one is (1.8e-7 and 2.2e-7 as they are evaluated).
 EXP2_ABOVE_FLOOR = (
     0.999999925063623,
     0.6931530731948589,

@@ -6,7 +6,6 @@ with its loops unrolled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -103,12 +102,6 @@ def splat_each(typing_context: Any, array: Any, index: Any, stride: Any, channel
 
 
 @intrinsic
-def splat_narrow_each(typing_context: Any, array: Any, index: Any, stride: Any, channels: Any) -> Any:
-    """`splat_each` as narrow vectors."""
-    return _load_each(narrow, True, array, index, stride, channels)
-
-
-@intrinsic
 def load_each(typing_context: Any, array: Any, index: Any, stride: Any, channels: Any) -> Any:
     """For each channel k the vector at array[index + k * stride]."""
     return _load_each(floats, False, array, index, stride, channels)
@@ -134,39 +127,22 @@ def store_each(typing_context: Any, array: Any, index: Any, stride: Any, values:
     return types.void(array, index, stride, values), generate
 
 
-def _for_each(operation: Callable) -> Any:
-    """An intrinsic of three arguments, each a tuple of vectors or one vector that serves for all of them."""
-
-    def typed(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
-        result = next(kind for kind in (x, y, z) if isinstance(kind, types.UniTuple))
-
-        def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-            columns = [
-                tuple_items(builder, arg, len(result))
-                if isinstance(kind, types.UniTuple)
-                else [arg] * len(result)
-                for kind, arg in zip(sig.args, args, strict=True)
-            ]
-            values = [operation(builder, *values) for values in zip(*columns, strict=True)]
-            return tuple_of(builder, context, result, values)
-
-        return result(x, y, z), generate
-
-    return typed
-
-
 @intrinsic
 def fma_each(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
     """x * y + z for each of a tuple's vectors; arguments that are no tuples serve for all of them."""
-    multiply = _for_each(fused)
-    return multiply(typing_context, x, y, z)
+    result = next(kind for kind in (x, y, z) if isinstance(kind, types.UniTuple))
 
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        columns = [
+            tuple_items(builder, arg, len(result))
+            if isinstance(kind, types.UniTuple)
+            else [arg] * len(result)
+            for kind, arg in zip(sig.args, args, strict=True)
+        ]
+        values = [fused(builder, *values) for values in zip(*columns, strict=True)]
+        return tuple_of(builder, context, result, values)
 
-@intrinsic
-def fnma_each(typing_context: Any, x: Any, y: Any, z: Any) -> Any:
-    """z - x * y for each of a tuple's vectors; arguments that are no tuples serve for all of them."""
-    multiply = _for_each(lambda b, x, y, z: fused(b, b.fneg(x), y, z))
-    return multiply(typing_context, x, y, z)
+    return result(x, y, z), generate
 
 
 @intrinsic(prefer_literal=True)
