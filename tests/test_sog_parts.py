@@ -1,4 +1,4 @@
-"""The parts of the SOG writer beside slow and obvious ones: packing, order, codebooks, palette."""
+"""The parts of the SOG writer beside slow and obvious ones: packing, codebooks, palette."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from spaceport_lab.sog.axes import ROTATIONS, SWAPS, least_turn, turned_towards
 from spaceport_lab.sog.codebook import companded_codebook, nearest, uniform_codebook
 from spaceport_lab.sog.compare import field_errors, rotation_degrees
 from spaceport_lab.sog.far import far_splats, pull_in
-from spaceport_lab.sog.order import BITS, grid_codes, hilbert_order
 from spaceport_lab.sog.palette import Palette, build_palette, default_size, sort_entries
 from spaceport_lab.sog.write import visibility
 
@@ -87,36 +86,6 @@ def test_coarser_steps_are_multiples_and_still_the_nearest(every: int) -> None:
     codebook = companded_codebook(splat.scales, 256 // every)
     assert codebook.shape == (256,)
     assert len(np.unique(codebook)) <= 256 // every
-
-
-# --- order -------------------------------------------------------------------------------------------------
-
-
-def z_order(points: np.ndarray) -> np.ndarray:
-    """Morton's order, bit by bit."""
-    grid = np.floor((points - points.min(axis=0)) / np.ptp(points, axis=0) * (2**BITS - 1)).astype(int)
-    bits = [[f"{v:021b}" for v in row[::-1]] for row in grid.tolist()]
-    return np.argsort([int("".join("".join(three) for three in zip(*row, strict=True)), 2) for row in bits])
-
-
-def test_hilbert_walks_every_cell_of_a_grid_in_single_steps() -> None:
-    corner = np.stack(np.meshgrid(*[np.arange(8)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
-    codes = grid_codes(corner.astype(np.uint32))
-    assert sorted(codes.tolist()) == list(range(512))
-    steps = np.abs(np.diff(corner[np.argsort(codes)], axis=0)).sum(axis=1)
-    assert (steps == 1).all()
-    far = np.random.default_rng(0).integers(0, 2**BITS, (50, 3)).astype(np.uint32)
-    coarse = grid_codes(far // 4 * 4) // 64
-    np.testing.assert_array_equal(grid_codes(far) // 64, coarse)
-
-
-def test_hilbert_keeps_neighbours_closer_than_the_z_order() -> None:
-    points = np.random.default_rng(0).normal(size=(5000, 3))
-    order = hilbert_order(points)
-    assert sorted(order.tolist()) == list(range(5000))
-    steps = [np.linalg.norm(np.diff(points[o], axis=0), axis=1).mean() for o in (order, z_order(points))]
-    assert steps[0] < 0.9 * steps[1] < 0.3 * np.linalg.norm(np.diff(points, axis=0), axis=1).mean()
-    np.testing.assert_array_equal(hilbert_order(np.zeros((9, 3))), np.arange(9))
 
 
 # --- compare -----------------------------------------------------------------------------------------------

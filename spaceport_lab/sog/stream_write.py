@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from spaceport_lab import __version__, files
 from spaceport_lab.errors import SplatFormatError
 from spaceport_lab.gaussians import Gaussians
+from spaceport_lab.kernels.hilbert import hilbert_order
 from spaceport_lab.sog import pack
 from spaceport_lab.sog.container import IMAGES, META, write_folder
-from spaceport_lab.sog.order import hilbert_order
 from spaceport_lab.sog.stream import LOD_META, MAX_LEVELS, read_stream_meta
 from spaceport_lab.sog.write import SogOptions, encode
 from spaceport_lab.workspace import Progress

@@ -13,13 +13,13 @@ from jaxtyping import Float, Int, UInt8
 from spaceport_lab import __version__
 from spaceport_lab.errors import SplatFormatError
 from spaceport_lab.gaussians import N_COEFFS, Gaussians
+from spaceport_lab.kernels.hilbert import hilbert_order
 from spaceport_lab.sog import pack
 from spaceport_lab.sog.axes import least_turn
 from spaceport_lab.sog.codebook import MAX_LOG_SCALE, companded_codebook, nearest, uniform_codebook
 from spaceport_lab.sog.container import META, encode_image, write_bundle, write_folder
 from spaceport_lab.sog.far import far_splats, pull_in
 from spaceport_lab.sog.meta import PALETTE_COLUMNS, Meta, ShMeta, encode_meta, texture_size
-from spaceport_lab.sog.order import hilbert_order
 from spaceport_lab.sog.palette import Palette, build_palette, default_size, sort_entries
 from spaceport_lab.workspace import Progress
 

@@ -1,4 +1,4 @@
-"""The order of splats in the images: neighbours in space become neighbours on the texture."""
+"""An order in which neighbours in space become neighbours in memory, and on the textures of a SOG."""
 
 from __future__ import annotations
 
