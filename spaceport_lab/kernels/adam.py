@@ -20,7 +20,7 @@ import numpy as np
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import LANES
 from spaceport_lab.kernels.vector import fma, square_root
-from spaceport_lab.kernels.vector_memory import claim, load_first, store_first
+from spaceport_lab.kernels.vector_memory import claim, load, store
 
 CHUNK = 512
 """Rows that a thread claims at a time."""
@@ -69,6 +69,47 @@ def _bias(steps: np.ndarray, beta1: float, beta2: float) -> np.ndarray:
     return np.sqrt(-np.expm1(steps * np.log(beta2))) / -np.expm1(steps * np.log(beta1))
 
 
+@kernel(inline=True)
+def settle_lanes(values, first, second, at, drift, keep1, keep2, eps):
+    """Sixteen numbers from `at` on, brought up to date."""
+    mean, square = load(first, at), load(second, at)
+    store(values, at, load(values, at) - drift * mean / (square_root(square) + eps))
+    store(first, at, mean * keep1)
+    store(second, at, square * keep2)
+
+
+@kernel(inline=True)
+def step_lanes(gradients, g, values, first, second, at, rate, rest1, rest2, eps):
+    """One step of sixteen numbers from `at` on, their gradients from `g` on; rest1, rest2 are 1 - beta."""
+    slope, mean, square = load(gradients, g), load(first, at), load(second, at)
+    mean, square = fma(slope - mean, rest1, mean), fma(slope * slope - square, rest2, square)
+    store(first, at, mean)
+    store(second, at, square)
+    store(values, at, load(values, at) - rate * mean / (square_root(square) + eps))
+
+
+@kernel(inline=True)
+def rest_of_row():
+    """Room for the last few numbers, fewer than a vector holds."""
+    return np.zeros(LANES, np.float32)
+
+
+@kernel(inline=True)
+def copy(source, at, target, to, count):
+    """A few numbers from one array to another; without AVX-512 masked stores cost more than that."""
+    for j in range(count):
+        target[to + j] = source[at + j]
+
+
+@kernel(inline=True)
+def run_of_rows(rows, last, k, end):
+    """How many of rows[k … end - 1] lie side by side in memory and were last stepped together."""
+    row, count = rows[k], 1
+    while k + count < end and rows[k + count] == row + count and last[row + count] == last[row]:
+        count += 1
+    return count
+
+
 @kernel()
 def settle_rows(
     counter, rows, values, first, second, last, now, width, used, rate, eps, fading1, fading2, recent, whole,
@@ -76,8 +117,11 @@ def settle_rows(
 ):  # fmt: skip
     """Bring `rows` up to step `now` and copy them out; run by several threads at once on one counter.
 
+    Rows that lie side by side and were last stepped together are taken as one long row: then most vectors are
+    full, and a row of three numbers costs three, not a vector.
+
     Args:
-        rows: [m] int64, each at most once.
+        rows: [m] int64, each at most once; rising, or no two are found side by side.
         values, first, second: flat [n*width] float32, changed in place; first and second moments.
         last: [n] float32, the step up to which each row is settled; changed in place.
         now: finished steps.
@@ -87,29 +131,38 @@ def settle_rows(
         out: flat [m*width] float32, takes the settled values; empty where nobody asks for them.
     """
     copies = len(out) > 0
+    value, mean, square = rest_of_row(), rest_of_row(), rest_of_row()
     while True:
-        start = claim(counter) * CHUNK
-        if start >= len(rows):
+        k = claim(counter) * CHUNK
+        if k >= len(rows):
             break
-        for k in range(start, min(len(rows), start + CHUNK)):
-            row = rows[k]
+        end = min(len(rows), k + CHUNK)
+        while k < end:
+            row, count = rows[k], run_of_rows(rows, last, k, end)
             before = np.int64(last[row])
             gap = now - before
-            last[row] = now
             if gap > 0:
                 drift = rate * (recent[gap] if gap <= REMEMBERED else whole[before])
                 keep1, keep2 = fading1[min(gap, LONGEST)], fading2[min(gap, LONGEST)]
-                for j in range(0, used, LANES):
-                    count, v = min(LANES, used - j), row * width + j
-                    mean, square = load_first(first, v, count), load_first(second, v, count)
-                    moved = drift * mean / (square_root(square) + eps)
-                    store_first(values, v, load_first(values, v, count) - moved, count)
-                    store_first(first, v, mean * keep1, count)
-                    store_first(second, v, square * keep2, count)
+                last[row : row + count] = now
+                pieces, length = (1, count * width) if used == width else (count, used)
+                for piece in range(pieces):
+                    at = (row + piece) * width
+                    stop = at + length
+                    while at + LANES <= stop:
+                        settle_lanes(values, first, second, at, drift, keep1, keep2, eps)
+                        at += LANES
+                    if at < stop:
+                        copy(values, at, value, 0, stop - at)
+                        copy(first, at, mean, 0, stop - at)
+                        copy(second, at, square, 0, stop - at)
+                        settle_lanes(value, mean, square, 0, drift, keep1, keep2, eps)
+                        copy(value, 0, values, at, stop - at)
+                        copy(mean, 0, first, at, stop - at)
+                        copy(square, 0, second, at, stop - at)
             if copies:
-                for j in range(0, width, LANES):
-                    count = min(LANES, width - j)
-                    store_first(out, k * width + j, load_first(values, row * width + j, count), count)
+                copy(values, row * width, out, k * width, count * width)
+            k += count
 
 
 @kernel()
@@ -127,21 +180,31 @@ def step_rows(
         rate: float32, the learning rate times `bias(now)`.
         beta1, beta2, eps: float32.
     """
+    rest1, rest2 = ONE - beta1, ONE - beta2
+    slope = rest_of_row()
+    value, mean, square = rest_of_row(), rest_of_row(), rest_of_row()
     while True:
-        start = claim(counter) * CHUNK
-        if start >= len(rows):
+        k = claim(counter) * CHUNK
+        if k >= len(rows):
             break
-        for k in range(start, min(len(rows), start + CHUNK)):
-            row = rows[k]
-            last[row] = now
-            for j in range(0, used, LANES):
-                count, v = min(LANES, used - j), row * width + j
-                slope = load_first(gradients, k * width + j, count)
-                mean = load_first(first, v, count)
-                mean = fma(slope - mean, ONE - beta1, mean)
-                square = load_first(second, v, count)
-                square = fma(slope * slope - square, ONE - beta2, square)
-                store_first(first, v, mean, count)
-                store_first(second, v, square, count)
-                moved = rate * mean / (square_root(square) + eps)
-                store_first(values, v, load_first(values, v, count) - moved, count)
+        end = min(len(rows), k + CHUNK)
+        while k < end:
+            row, count = rows[k], run_of_rows(rows, last, k, end)
+            last[row : row + count] = now
+            pieces, length = (1, count * width) if used == width else (count, used)
+            for piece in range(pieces):
+                at, g = (row + piece) * width, (k + piece) * width
+                stop = at + length
+                while at + LANES <= stop:
+                    step_lanes(gradients, g, values, first, second, at, rate, rest1, rest2, eps)
+                    at, g = at + LANES, g + LANES
+                if at < stop:
+                    copy(gradients, g, slope, 0, stop - at)
+                    copy(values, at, value, 0, stop - at)
+                    copy(first, at, mean, 0, stop - at)
+                    copy(second, at, square, 0, stop - at)
+                    step_lanes(slope, 0, value, mean, square, 0, rate, rest1, rest2, eps)
+                    copy(value, 0, values, at, stop - at)
+                    copy(mean, 0, first, at, stop - at)
+                    copy(square, 0, second, at, stop - at)
+            k += count

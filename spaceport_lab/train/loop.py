@@ -123,6 +123,8 @@ def optimise(
             refined = strategy.after_backward(*fields, done, info, rates["means"])
             if done == plan.prune_at or done == plan.drop_bands_at:
                 refined = compacting.compact(state, plan, p, inputs, backend, done) or refined
+            if refined:
+                shown.arrange(state)
             c.seconds += time.monotonic() - began
             if refined:
                 progress.note_refined(state, refined, done, stream)
