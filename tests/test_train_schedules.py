@@ -21,6 +21,20 @@ def test_decay_ends_where_it_should() -> None:
     assert decay.at(1000) == pytest.approx(0.02) == decay.at(5000)
 
 
+def test_cooldown_goes_straight_down_to_nothing_at_the_end() -> None:
+    decay = Decay(2.0, 0.5, 100, cooldown=9)
+    assert [decay.at(step) / Decay(2.0, 0.5, 100).at(step) for step in (0, 90, 91, 95, 99)] == pytest.approx(
+        [1, 1, 0.9, 0.5, 0.1]
+    )
+    assert decay.at(100) > 0
+    plan = schedules.plan(TrainParams(max_steps=1000, cooldown=0.2), 10.0, 400, 5000, SPECTRUM)
+    rates = plan.learning_rates
+    assert set(rates) == {"means", "scales", "opacities", "quats", "sh0", "shN"}
+    assert all(rate.at(799) > 100 * rate.at(999) for rate in rates.values())
+    never = schedules.plan(TrainParams(max_steps=1000, cooldown=0), 10.0, 400, 5000, SPECTRUM)
+    assert never.learning_rates["sh0"].at(999) == TrainParams().sh0_lr
+
+
 def test_sh_degree_grows_to_the_highest() -> None:
     degree = ShDegree(2, 100)
     assert [degree.at(step) for step in (0, 99, 100, 199, 200, 900)] == [0, 0, 1, 1, 2, 2]

@@ -82,6 +82,13 @@ class TrainParams(StageParams):
         description="[ratio] means_lr at the end over the start; the paper has 0.01 at 30,000 steps",
         json_schema_extra=LIVE,
     )
+    cooldown: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="[share of max_steps] at the end, in which all learning rates go down to nothing",
+        json_schema_extra=LIVE,
+    )
     strategy: Literal["default", "mcmc"] = Field(
         "default",
         description="[name] densification, ADC of the 3DGS paper, or MCMC",

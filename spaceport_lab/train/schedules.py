@@ -36,15 +36,22 @@ EPS2D = 0.3
 
 @dataclass(frozen=True)
 class Decay:
-    """Exponential decay from `start` to `start * final` over `steps` steps."""
+    """Exponential decay from `start` to `start * final` over `steps` steps.
+
+    The last `cooldown` of them go straight down to nothing besides, which averages out what the last few
+    photographs pull one way and the other (Hägele et al., "Scaling laws and compute-optimal training beyond
+    fixed training durations", 2024).
+    """
 
     start: float
     final: float
     steps: int
+    cooldown: int = 0
 
     def at(self, step: int) -> float:
         """The value before step `step` is taken."""
-        return self.start * self.final ** min(1.0, step / max(1, self.steps))
+        value = self.start * self.final ** min(1.0, step / max(1, self.steps))
+        return value * min(1.0, max(1, self.steps - step) / (self.cooldown + 1))
 
 
 @dataclass(frozen=True)
@@ -219,11 +226,12 @@ def plan(
         n_first: Gaussians at the start.
         spectrum: of the photographs, as `spectra.significance` gives it; used by "frequency" alone.
     """
+    cooldown = round(p.cooldown * p.max_steps)
     rates = {
-        name: Decay(getattr(p, f"{name}_lr"), 1.0, p.max_steps)
+        name: Decay(getattr(p, f"{name}_lr"), 1.0, p.max_steps, cooldown)
         for name in ("scales", "opacities", "quats", "sh0", "shN")
     }
-    rates["means"] = Decay(p.means_lr * scene_scale, p.means_lr_final, p.max_steps)
+    rates["means"] = Decay(p.means_lr * scene_scale, p.means_lr_final, p.max_steps, cooldown)
     for name, wanted in (("exposure", p.exposure), ("cameras", p.refine_cameras)):
         if wanted:
             rates[name] = Decay(getattr(p, f"{name}_lr"), CORRECTIONS_FINAL, p.max_steps)
