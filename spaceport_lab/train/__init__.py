@@ -11,7 +11,6 @@ import torch
 from spaceport_lab import backends, evaluation, files
 from spaceport_lab.errors import QualityGateError
 from spaceport_lab.gaussians import Gaussians, write_ply
-from spaceport_lab.kernels.hilbert import hilbert_order
 from spaceport_lab.params import TrainParams
 from spaceport_lab.train import (
     checkpoint,
@@ -136,7 +135,6 @@ def start(run: StageRun, p: TrainParams, data: Inputs, device: torch.device) -> 
     width, height = (int(side) for side in data.views.scene.cameras.sizes.max(axis=0))
     cap = memory.affordable_cap(p, device, width, height)
     first = first_gaussians(data.views.scene, data.views.train, p, cap, run.warn)
-    first = first.subset(hilbert_order(first.means))
     splats = {name: torch.nn.Parameter(torch.tensor(getattr(first, name), device=device)) for name in FIELDS}
     counters = Counters(cap=cap)
     if cap < p.cap_max:
@@ -152,6 +150,7 @@ def start(run: StageRun, p: TrainParams, data: Inputs, device: torch.device) -> 
     state = State(
         splats, optimizers, strategy, counters, appearance=appearance, cameras=cameras, n_first=first.n
     )
+    shown.arrange(state)
     return state, course
 
 

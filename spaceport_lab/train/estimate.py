@@ -243,7 +243,9 @@ def _state(gaussians: Gaussians, p: TrainParams, plan: Plan, views: Views, backe
         name: torch.nn.Parameter(torch.tensor(getattr(gaussians, name), device=device)) for name in FIELDS
     }
     strategy = densify.make(p, plan, views.scale, gaussians.n)
-    return State(splats, checkpoint.make_optimizers(splats), strategy, Counters(cap=gaussians.n))
+    state = State(splats, checkpoint.make_optimizers(splats), strategy, Counters(cap=gaussians.n))
+    shown.arrange(state)
+    return state
 
 
 def _multiplied(first: Gaussians, n: int) -> Gaussians:

@@ -82,10 +82,14 @@ class Adc(DefaultStrategy):
         size = gradients.new_tensor([info["width"] / 2, info["height"] / 2]) * info["n_cameras"]
         ids = info["gaussian_ids"]
         for radii, of_view in zip(info["radii"], gradients, strict=True):
-            # Rows are shown once a view, so plain addition does; what was not on the image has no gradient.
-            at = slice(None) if ids is None else ids
-            state["grad2d"][at] += (of_view * size).norm(dim=-1)
-            state["count"][at] += (radii > 0).all(dim=-1)
+            # What was not on the image has no gradient. By columns: sums over pairs are slow.
+            across, down = (of_view * size).unbind(dim=-1)
+            seen = ((radii[:, 0] > 0) & (radii[:, 1] > 0)).float()
+            for name, values in (("grad2d", torch.hypot(across, down)), ("count", seen)):
+                if ids is None:
+                    state[name] += values
+                else:
+                    state[name].index_add_(0, ids, values)
 
     @torch.no_grad()
     def _grow_gs(self, params, optimizers, state, step):
