@@ -97,7 +97,11 @@ class TrainParams(StageParams):
         0.05, ge=0, le=1, description="[share of max_steps] densification begins", json_schema_extra=LIVE
     )
     refine_stop: float = Field(
-        0.6, ge=0, le=1, description="[share of max_steps] densification ends", json_schema_extra=LIVE
+        0.6,
+        ge=0,
+        le=1,
+        description="[share of max_steps] densification ends; later where images have no full size yet",
+        json_schema_extra=LIVE,
     )
     refine_every: int = Field(
         100, ge=1, description="[steps] between two densifications", json_schema_extra=LIVE

@@ -15,8 +15,11 @@ from spaceport_lab.params import TrainParams
 STEP_STAGES = ((0.0, 4.0), (0.1, 2.0), (0.35, 1.0))
 """Share of the steps from which an image side is divided by the factor."""
 
-COARSE_SHARE = 0.85
-"""Of the steps, at most, for small images with "frequency", however little detail there is."""
+COARSE_SHARE = 0.95
+"""Of the steps that the spectrum of small images is worth with "frequency"; the others are for full ones."""
+
+COARSE_MOST = 0.85
+"""Of the steps for small images, however little detail there is."""
 
 FINER_EVERY = 3
 """Of the steps on small images of "frequency", each so manieth is taken on one of twice the side."""
@@ -164,8 +167,8 @@ class Growth:
     An image of half the side can tell a quarter of the Gaussians apart: with r the factor of the resolution
     and t the share of growth that is over, the count is first + (last - first) t / r^(2 - 2 t): the rule of
     DashGaussian (Chen et al. 2025, section 3.3) with an exponent that falls to 0, so that the count comes to
-    `last` in even steps though growth may end before images have their full size. Were it to jump there, all
-    Gaussians would be grown at once, and which of them need it would decide nothing.
+    `last` in even steps, as growth ends when images get their full size. Were it to jump there, all Gaussians
+    would be grown at once, and which of them need it would decide nothing.
 
     Attributes:
         automatic: whether densification follows it; a threshold that was given goes its own way.
@@ -235,16 +238,17 @@ def plan(
     for name, wanted in (("exposure", p.exposure), ("cameras", p.refine_cameras)):
         if wanted:
             rates[name] = Decay(getattr(p, f"{name}_lr"), CORRECTIONS_FINAL, p.max_steps)
+    resolution = _resolution(p, max(1.0, shorter_side / MIN_COARSE_SIDE), spectrum)
     refinement = Refinement(
         start=round(p.refine_start * p.max_steps),
-        stop=round(p.refine_stop * p.max_steps),
+        # Which Gaussians a full image wants shows on a full one.
+        stop=max(round(p.refine_stop * p.max_steps), resolution.stages[-1][0]) if p.refine_stop else 0,
         every=p.refine_every,
         # MCMC moves what is faint, it never resets.
         reset_every=p.reset_every if p.strategy == "default" else 0,
     )
     aim = p.grow_to or round(p.grow_ratio * grown_to(n_first))
     automatic = p.strategy == "mcmc" or p.grow_grad2d == 0
-    resolution = _resolution(p, max(1.0, shorter_side / MIN_COARSE_SIDE), spectrum)
     return Plan(
         steps=p.max_steps,
         learning_rates=rates,
@@ -271,10 +275,10 @@ def _resolution(p: TrainParams, coarsest: float, spectrum: Mapping[float, float]
         return Resolution(((0, 1.0),))
     if p.coarse_to_fine == "step":
         return Resolution(tuple((round(s * p.max_steps), min(f, coarsest)) for s, f in STEP_STAGES))
-    # A factor lasts until the share of steps is over that its spectrum has in the whole one.
+    # A factor lasts until the share of steps is over, nearly, that its spectrum has in the whole one.
     stages, first = [], 0
     for factor in sorted(spectrum, reverse=True):
         if factor <= coarsest:
             stages.append((first, factor))
-            first = round(p.max_steps * min(COARSE_SHARE, spectrum[factor]))
+            first = round(min(COARSE_MOST, COARSE_SHARE * spectrum[factor]) * p.max_steps)
     return Resolution((*stages, (first, 1.0)), FINER_EVERY)
