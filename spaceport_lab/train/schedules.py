@@ -19,7 +19,7 @@ COARSE_SHARE = 0.95
 """Of the steps that the spectrum of small images is worth with "frequency"; the others are for full ones."""
 
 COARSE_MOST = 0.85
-"""Of the steps for small images, however little detail there is."""
+"""Of the steps, at most, for small images, however little detail there is."""
 
 FINER_EVERY = 3
 """Of the steps on small images of "frequency", each so manieth is taken on one of twice the side."""
