@@ -320,17 +320,18 @@ def test_what_happens_once_does_not_come_again(scene: Path, tmp_path: Path) -> N
     data = train.inputs.read(run, p)
     try:
         old = steering.plan_from(p, data.views, 120, data.spectrum)
-        assert (old.prune_at, old.drop_bands_at) == (32, 80)
+        assert (old.prune_at, old.drop_bands_at) == ((46, 51, 55, 60), 80)
         after = p.model_copy(update={"max_steps": 200})
         early = steering.replan(old, after, data, 120, done=20)
-        assert (early.prune_at, early.drop_bands_at) == (65, 160)
-        late = steering.replan(old, after, data, 120, done=40)
-        assert (late.prune_at, late.drop_bands_at) == (32, 160)
-        assert late.refinement.stop == 120
+        assert (early.prune_at, early.drop_bands_at) == ((92, 102, 111, 120), 160)
+        late = steering.replan(old, after, data, 120, done=52)
+        assert (late.prune_at, late.drop_bands_at) == ((46, 51, 111, 120), 160)
+        assert late.refinement.stop == 92
+        assert late.prune_each == pytest.approx(old.prune_each)
         overdue = steering.replan(old, p.model_copy(update={"refine_stop": 0.1}), data, 120, done=20)
-        assert overdue.prune_at == 21
+        assert overdue.prune_at == (21, 22)
         none = steering.replan(old, p.model_copy(update={"prune_share": 0.0}), data, 120, done=20)
-        assert none.prune_at is None
+        assert none.prune_at == ()
     finally:
         data.close()
 

@@ -161,8 +161,12 @@ def test_growth_begins_slowly_while_coarse_and_ends_at_its_aim() -> None:
     assert fine.target(0) == fine.target(100) == 1000
 
 
-def test_pruning_makes_room_for_growth() -> None:
+def test_pruning_follows_growth() -> None:
     plan = schedules.plan(TrainParams(max_steps=1000, prune_share=0.5, prune_sh=1.0), 1.0, 480, 5000, {})
-    assert plan.prune_at == 325
+    assert plan.prune_at == (462, 508, 554, 600)
+    assert plan.refinement.stop == 462
+    assert (1 - plan.prune_each) ** 4 == pytest.approx(0.5)
+    assert plan.growth.target(400) == plan.growth.last
     assert plan.drop_bands_at == 800
-    assert [n for n in range(301, 1001) if plan.changes_gaussians(n)] == [325, 400, 500, 800]
+    changes = [n for n in range(301, 1001) if plan.changes_gaussians(n)]
+    assert changes == [400, 462, 508, 554, 600, 800]

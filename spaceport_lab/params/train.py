@@ -30,6 +30,9 @@ class TrainParams(StageParams):
     init_points: int = Field(
         0, ge=0, description="[count] random subsample of the sparse points to start from; 0 takes all"
     )
+    init_fill: float = Field(
+        2.0, ge=0, description="[ratio] points laid between neighbouring sparse points, for each of these"
+    )
     init_opacity: float = Field(0.1, gt=0, lt=1, description="[opacity] of every Gaussian at the start")
     init_scale: float = Field(
         1.0, gt=0, description="[ratio] size of the first Gaussians over the distance of their neighbours"
@@ -199,7 +202,7 @@ class TrainParams(StageParams):
         0.0,
         ge=0,
         lt=1,
-        description="[share] of Gaussians that add least, pruned half-way through growth",
+        description="[share] of Gaussians that add least, pruned in steps once they have grown",
         json_schema_extra=LIVE,
     )
     prune_sh: float = Field(

@@ -171,9 +171,9 @@ def _draw_growth(ax: Axes, plan: Plan, steps: np.ndarray) -> None:
         )  # fmt: skip
         labelled(ax, n, "step")
         ax.spines["bottom"].set_visible(True)
-    if plan.prune_at is not None:
+    for number, step in enumerate(plan.prune_at):
         text = f"{plan.prune_share:.0%} pruned"
-        ax.axvline(plan.prune_at, color=RED, lw=1.2, ls="--", label=text)
+        ax.axvline(step, color=RED, lw=1.2, ls="--", label=None if number else text)
     for number, step in enumerate(s for s in range(1, plan.steps + 1) if r.resets(s)):
         ax.axvline(step, color=RED, lw=1, ls=":", label=None if number else "opacity reset")
     if ax.get_legend_handles_labels()[1]:
@@ -181,7 +181,8 @@ def _draw_growth(ax: Axes, plan: Plan, steps: np.ndarray) -> None:
 
 
 def _draw_target(ax: Axes, plan: Plan, steps: np.ndarray) -> None:
-    planned = np.array([plan.growth.target(s) for s in steps], dtype=float)
+    left = (1 - plan.prune_each) ** np.searchsorted(plan.prune_at, steps, side="right")
+    planned = np.array([plan.growth.target(s) for s in steps]) * left
     ax.step(steps, planned, where="post", color=BLUE)
     ax.set_ylim(0, 1.3 * planned.max())
     engineering(ax)

@@ -28,8 +28,8 @@ def compact(
 ) -> Refined | None:
     """Prune and drop bands where the plan says so after `done` steps; returns what was pruned."""
     refined = None
-    if done == plan.prune_at:
-        refined = prune(state, p.prune_share, inputs.views.train, backend)
+    if done in plan.prune_at:
+        refined = prune(state, plan.prune_each, inputs.views.train, backend)
     if done == plan.drop_bands_at:
         drop_bands(state, p.prune_sh / 255)
     return refined

@@ -125,6 +125,8 @@ def gaussians_by_step(plan: Plan, cap: int) -> list[int]:
     for step in range(plan.steps):
         if plan.refinement.refines(step):
             n = max(n, min(cap, growth.target(step)))
+        if step in plan.prune_at:
+            n -= int(plan.prune_each * n)
         counts.append(n)
     return counts
 

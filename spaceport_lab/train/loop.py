@@ -121,8 +121,7 @@ def optimise(
             began = time.monotonic()
             strategy, fields = state.strategy, (state.splats, state.optimizers)
             refined = strategy.after_backward(*fields, done, info, rates["means"])
-            if done == plan.prune_at or done == plan.drop_bands_at:
-                refined = compacting.compact(state, plan, p, inputs, backend, done) or refined
+            refined = compacting.compact(state, plan, p, inputs, backend, done) or refined
             if refined:
                 shown.arrange(state)
             c.seconds += time.monotonic() - began

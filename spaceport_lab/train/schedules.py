@@ -27,6 +27,12 @@ FINER_EVERY = 3
 MIN_COARSE_SIDE = 96
 """A coarse image keeps at least this many pixels on its shorter side; below there is no SSIM window left."""
 
+PRUNINGS = 4
+"""In so many steps `prune_share` is pruned: what is left takes over what went before the next is chosen."""
+
+PRUNE_TIME = 0.25
+"""Share of the time for growth that pruning takes instead; what is left still has to learn from it."""
+
 BANDS_DROPPED = 0.8
 """Share of the steps after which SH bands are dropped: they are learnt by then, others can still adapt."""
 
@@ -194,9 +200,9 @@ class Plan:
     """All schedules of one training.
 
     Attributes:
-        prune_at: finished steps after which the least significant Gaussians go; None for never.
-        prune_share: how many of them, 0 to 1.
-        drop_bands_at: the same for SH bands.
+        prune_at: finished steps after which some of the least significant Gaussians go; empty for never.
+        prune_share: how many of them in all, 0 to 1.
+        drop_bands_at: finished steps after which SH bands go; None for never.
     """
 
     steps: int
@@ -207,19 +213,25 @@ class Plan:
     low_pass: LowPass
     refinement: Refinement
     growth: Growth
-    prune_at: int | None
+    prune_at: tuple[int, ...]
     prune_share: float
     drop_bands_at: int | None
+
+    @property
+    def prune_each(self) -> float:
+        """The share that goes each time, of those there are then."""
+        return 1 - (1 - self.prune_share) ** (1 / max(1, len(self.prune_at)))
 
     def changes_gaussians(self, done: int) -> bool:
         """Whether Gaussians come, go or are altered at once after `done` finished steps."""
         r = self.refinement
-        return r.refines(done) or r.resets(done) or done in (self.prune_at, self.drop_bands_at)
+        return r.refines(done) or r.resets(done) or done in (*self.prune_at, self.drop_bands_at)
 
 
 def plan(
-    p: TrainParams, scene_scale: float, shorter_side: int, n_first: int, spectrum: Mapping[float, float]
-) -> Plan:
+    p: TrainParams, scene_scale: float, shorter_side: int, n_first: int, spectrum: Mapping[float, float],
+    n_points: int | None = None,
+) -> Plan:  # fmt: skip
     """The schedules `p` asks for.
 
     Args:
@@ -228,6 +240,8 @@ def plan(
         shorter_side: of the images, in pixels; bounds how coarse the resolution schedule begins.
         n_first: Gaussians at the start.
         spectrum: of the photographs, as `spectra.significance` gives it; used by "frequency" alone.
+        n_points: sparse points that the first Gaussians stand for, which tell how many the scene is worth;
+            None where each of the first counts.
     """
     cooldown = round(p.cooldown * p.max_steps)
     rates = {
@@ -239,16 +253,18 @@ def plan(
         if wanted:
             rates[name] = Decay(getattr(p, f"{name}_lr"), CORRECTIONS_FINAL, p.max_steps)
     resolution = _resolution(p, max(1.0, shorter_side / MIN_COARSE_SIDE), spectrum)
+    start = round(p.refine_start * p.max_steps)
+    # Which Gaussians a full image wants shows on a full one.
+    stop = max(round(p.refine_stop * p.max_steps), resolution.stages[-1][0]) if p.refine_stop else 0
+    prune_at = _prunings(start, max(start, stop)) if p.prune_share else ()
     refinement = Refinement(
-        start=round(p.refine_start * p.max_steps),
-        # Which Gaussians a full image wants shows on a full one.
-        stop=max(round(p.refine_stop * p.max_steps), resolution.stages[-1][0]) if p.refine_stop else 0,
+        start=start,
+        stop=min((stop, *prune_at)),
         every=p.refine_every,
         # MCMC moves what is faint, it never resets.
         reset_every=p.reset_every if p.strategy == "default" else 0,
     )
-    aim = p.grow_to or round(p.grow_ratio * grown_to(n_first))
-    automatic = p.strategy == "mcmc" or p.grow_grad2d == 0
+    last = aim(p, n_first if n_points is None else n_points)
     return Plan(
         steps=p.max_steps,
         learning_rates=rates,
@@ -257,17 +273,27 @@ def plan(
         blur=Blur(p.blur, round(p.blur_stop * p.max_steps)),
         low_pass=LowPass(p.lowpass, refinement.stop),
         refinement=refinement,
-        growth=Growth(n_first, aim, refinement, resolution, automatic),
-        # Half-way: what goes makes room for Gaussians that are needed more.
-        prune_at=(refinement.start + refinement.stop) // 2 if p.prune_share else None,
+        growth=Growth(n_first, last, refinement, resolution, is_automatic(p)),
+        prune_at=prune_at,
         prune_share=p.prune_share,
         drop_bands_at=round(BANDS_DROPPED * p.max_steps) if p.prune_sh else None,
     )
 
 
-def grown_to(n_first: int) -> int:
-    """How many Gaussians a scene of so many points is worth."""
-    return max(100_000, 5 * n_first)
+def is_automatic(p: TrainParams) -> bool:
+    """Whether growth goes by a number of Gaussians, not by a threshold that was given."""
+    return p.strategy == "mcmc" or p.grow_grad2d == 0
+
+
+def aim(p: TrainParams, n_points: int) -> int:
+    """How many Gaussians automatic growth and MCMC aim at, in a scene of so many sparse points."""
+    return p.grow_to or round(p.grow_ratio * max(100_000, 5 * n_points))
+
+
+def _prunings(start: int, stop: int) -> tuple[int, ...]:
+    """When Gaussians are pruned that add least: in even steps at the end of the time for growth."""
+    first = stop - (stop - start) * PRUNE_TIME
+    return tuple(sorted({round(first + (stop - first) * i / (PRUNINGS - 1)) for i in range(PRUNINGS)}))
 
 
 def _resolution(p: TrainParams, coarsest: float, spectrum: Mapping[float, float]) -> Resolution:

@@ -15,7 +15,9 @@ from spaceport_lab.cameras import Cameras, Scene
 from spaceport_lab.errors import InputError
 from spaceport_lab.gaussians import N_COEFFS, Gaussians, concatenate, from_points, read_ply
 from spaceport_lab.params import TrainParams
+from spaceport_lab.train import schedules
 from spaceport_lab.train.backdrop import backdrop
+from spaceport_lab.train.between import add_between
 
 FIELDS = ("means", "scales", "quats", "opacities", "sh0", "shN")
 
@@ -33,8 +35,8 @@ def first_gaussians(
 ) -> Gaussians:
     """What training starts from, with `p.sh_degree` and never more than `cap` of them.
 
-    One Gaussian for each sparse point or for a random `init_points` of them, and the ground behind; or those
-    of `init_from`.
+    One Gaussian for each sparse point or for a random `init_points` of them, `init_fill` times as many
+    between neighbours, and the ground behind; or those of `init_from`.
 
     Args:
         scene: for its points.
@@ -51,6 +53,9 @@ def first_gaussians(
         if wanted < len(points):
             chosen = _draw(len(points), wanted, p.seed)
             points, colors = points[chosen], colors[chosen]
+        most = min(cap, schedules.aim(p, len(points))) if schedules.is_automatic(p) else cap
+        n_between = min(round(p.init_fill * len(points)), max(0, most - len(points)))
+        points, colors = add_between(points, colors, n_between)
         first = from_points(
             points, colors, sh_degree=p.sh_degree, opacity=p.init_opacity, scale_factor=p.init_scale
         )

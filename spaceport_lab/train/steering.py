@@ -92,7 +92,11 @@ def go_on(state: State, plan: Plan, p: TrainParams, inputs: Inputs) -> tuple[Pla
 
 def plan_from(p: TrainParams, views: Views, n_first: int, spectrum: Mapping[float, float]) -> Plan:
     """The schedules of a training of these views that begins with `n_first` Gaussians."""
-    return schedules.plan(p, views.scale, int(views.train.sizes.min()), n_first, spectrum)
+    n_points = len(views.scene.points)
+    if p.init_points:
+        n_points = min(n_points, p.init_points)
+    shorter_side = int(views.train.sizes.min())
+    return schedules.plan(p, views.scale, shorter_side, n_first, spectrum, None if p.init_from else n_points)
 
 
 def replan(old: Plan, p: TrainParams, inputs: Inputs, n_first: int, done: int) -> Plan:
@@ -103,15 +107,15 @@ def replan(old: Plan, p: TrainParams, inputs: Inputs, n_first: int, done: int) -
     """
     new = plan_from(p, inputs.views, n_first, inputs.spectrum)
 
-    def once(before: int | None, after: int | None) -> int | None:
-        if before is not None and before <= done:
-            return before
-        return after if after is None else max(after, done + 1)
-
+    pruned = tuple(step for step in old.prune_at if step <= done)
+    overdue = enumerate(new.prune_at[len(pruned) :], start=done + 1)
+    drop_bands_at = new.drop_bands_at and max(new.drop_bands_at, done + 1)
+    if old.drop_bands_at and old.drop_bands_at <= done:
+        drop_bands_at = old.drop_bands_at
     return replace(
         new,
-        prune_at=once(old.prune_at, new.prune_at),
-        drop_bands_at=once(old.drop_bands_at, new.drop_bands_at),
+        prune_at=pruned + tuple(max(step, soonest) for soonest, step in overdue),
+        drop_bands_at=drop_bands_at,
     )
 
 

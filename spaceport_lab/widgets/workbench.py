@@ -22,7 +22,7 @@ from spaceport_lab.params import TrainParams
 from spaceport_lab.plots.train import WHY
 from spaceport_lab.runcard import usable_cores
 from spaceport_lab.session import Session
-from spaceport_lab.train import inputs, schedules
+from spaceport_lab.train import inputs, schedules, steering
 from spaceport_lab.train import plan as first_plan
 from spaceport_lab.train.inputs import Views
 from spaceport_lab.widgets import fallback, records
@@ -324,8 +324,7 @@ class Bench:
         return f"The view {self._view.name} appears here with its first picture."
 
     def _plan(self) -> schedules.Plan:
-        side = int(self.views.train.sizes.min())
-        return schedules.plan(self.params, self.views.scale, side, self._n_first, self._spectrum)
+        return steering.plan_from(self.params, self.views, self._n_first, self._spectrum)
 
     def _close(self) -> None:
         """Training has ended: nothing can be changed, and what is exported shows the end."""
