@@ -38,7 +38,7 @@ class Counters:
         loss_best: the same at the best evaluation.
         idle_checks: densifications in a row in which no Gaussian exceeded the threshold.
         grown: Gaussians added by densification so far.
-        checks: densifications so far.
+        checks: densifications so far that had room for more Gaussians.
         sh_degree: the highest SH degree rendered so far.
         changes: what a person changed on the way, each with `step` and `values`.
         stopped_by: why training ended: "max_steps", "target_psnr", "patience", "nan" or "person"; empty while

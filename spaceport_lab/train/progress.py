@@ -30,10 +30,10 @@ def note_refined(state: State, refined: Refined, done: int, stream: Stream) -> N
     stream.write("refine", done, seconds=round(c.seconds, 3), **refined.record())
     if refined.gradients is None and not (refined.added or refined.relocated):
         return  # an opacity reset or pruning alone
-    c.checks += 1
-    c.grown += refined.cloned + refined.split + refined.added
     # Without room nothing can grow, which is no fault of the threshold.
     full = refined.n_before >= (refined.target or c.cap)
+    c.checks += not full
+    c.grown += refined.cloned + refined.split + refined.added
     c.idle_checks = c.idle_checks + 1 if refined.above == 0 and not full else 0
     if c.idle_checks == IDLE_CHECKS:
         g = refined.gradients

@@ -32,7 +32,7 @@ class Facts:
         psnr_heldout: in dB, None without held-out views.
         eval_steps: steps at which the views that decide were evaluated.
         eval_psnrs: their PSNR in dB at each of them.
-        checks: densifications done.
+        checks: densifications that had room for more Gaussians.
         grown: Gaussians they added.
         stopped_by: why training ended.
         fault: what was not finite, empty if nothing was.
