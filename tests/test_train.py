@@ -252,14 +252,14 @@ def test_densification_that_never_fires_is_noticed(tmp_path: Path) -> None:
     assert records(helped, "refine")[2]["cloned"] + records(helped, "refine")[2]["split"] > 0
     assert not any("densification" in w for w in helped.warnings)
     automatic = scenes.make_run(tmp_path / "automatic")
-    finish(automatic, grow_to=450, refine_stop=0.8, init_fill=0)
+    finish(automatic, grow_to=450, refine_stop=0.8)
     assert not any("densification" in w for w in automatic.warnings)
     assert automatic.metrics["n_gaussians"] == pytest.approx(450, rel=0.15)
 
 
 def test_what_starts_with_all_it_aims_at_has_nothing_to_grow(tmp_path: Path) -> None:
     run = scenes.make_run(tmp_path)
-    finish(run, grow_to=400, refine_stop=0.8, prune_opa=0.0)
+    finish(run, init_fill=1, grow_to=400, refine_stop=0.8, prune_opa=0.0)
     assert records(run, "refine")[0]["n_before"] >= 400
     assert not any(r["cloned"] + r["split"] for r in records(run, "refine"))
     assert not any("never fired" in verdict for verdict in run.metrics["verdicts"])
