@@ -61,7 +61,9 @@ def test_two_surfaces_are_not_bridged() -> None:
     assert (with_stray[:, 2] > 1).sum() == 1
 
 
-@pytest.mark.parametrize("points", [np.zeros((1, 3)), np.zeros((5, 3)), np.eye(3)[:2]], ids=len)
+@pytest.mark.parametrize(
+    "points", [np.zeros((0, 3)), np.zeros((1, 3)), np.zeros((5, 3)), np.eye(3)[:2]], ids=len
+)
 def test_few_points_and_twins_get_what_there_is(points: np.ndarray) -> None:
     colors = np.full((len(points), 3), 9)
     filled, mixed = add_between(points, colors, 100)

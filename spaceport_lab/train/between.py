@@ -44,9 +44,9 @@ def add_between(
 def _neighbours(points: Float[np.ndarray, "P 3"], wanted: int) -> Int[np.ndarray, "E 2"]:
     """Pairs of neighbours, each once, from far to near."""
     n = len(points)
-    k = min(n - 1, NEIGHBOURS * math.ceil(wanted / n))
-    if k < 1:
+    if wanted < 1 or n < 2:
         return np.zeros((0, 2), np.int64)
+    k = min(n - 1, NEIGHBOURS * math.ceil(wanted / n))
     distances, near = cKDTree(points).query(points, k=k + 1, workers=-1)
     # Among twins a point need not be its own first neighbour.
     one, other = np.repeat(np.arange(n), k + 1), near.ravel()
