@@ -84,3 +84,11 @@ def test_whatever_the_points_no_more_come_than_wanted(points: np.ndarray, wanted
     assert np.isfinite(filled).all()
     assert (filled.min(axis=0) >= points.min(axis=0)).all()
     assert (filled.max(axis=0) <= points.max(axis=0)).all()
+
+
+def test_points_that_are_not_finite_have_no_neighbours() -> None:
+    points, colors = surface()
+    bad = np.array([[np.nan, 0, 0], [0, np.inf, 0]])
+    filled, mixed = add_between(np.concatenate([bad, points]), np.concatenate([colors[:2], colors]), 800)
+    np.testing.assert_array_equal(filled[2:], add_between(points, colors, 800)[0])
+    np.testing.assert_array_equal(mixed[2:], add_between(points, colors, 800)[1])

@@ -32,11 +32,12 @@ def add_between(
     Neighbours that are far apart come first, except for the very furthest.
 
     Args:
-        points: [P, 3] finite world coordinates.
+        points: [P, 3] world coordinates; those that are not finite are nobody's neighbours.
         colors: [P, 3] RGB, 0 to 255.
         wanted: how many more; fewer where there are not so many pairs of neighbours.
     """
-    a, b = _neighbours(points, wanted)[:wanted].T
+    finite = np.flatnonzero(np.isfinite(points).all(axis=1))
+    a, b = finite[_neighbours(points[finite], wanted)[:wanted]].T
     middles, mixed = (points[a] + points[b]) / 2, (colors[a].astype(float) + colors[b]) / 2
     return np.concatenate([points, middles]), np.concatenate([colors, mixed])
 
