@@ -17,7 +17,7 @@ from typing import Any
 
 import nbformat
 from browser import _launch
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page, TimeoutError, sync_playwright
 
 TOKEN = "workbench"
 START_SECONDS = 60
@@ -46,6 +46,19 @@ DONE = """() => {
     return cells.every(
         (cell) => cell.model.executionCount !== null && cell.model.executionState !== "running");
 }"""
+
+STATE = """() => {
+    const widget = window.jupyterapp.shell.currentWidget;
+    const cells = widget.content.widgets.filter((cell) => cell.model.type === "code");
+    return {
+        kernel: widget.sessionContext.session?.kernel?.status,
+        cells: cells.map((cell) => [
+            cell.model.executionCount, cell.model.executionState,
+            cell.model.sharedModel.getSource().trim().split("\\n").pop()]),
+    };
+}"""
+NOTHING_RUNS = """() => window.jupyterapp.shell.currentWidget.content.widgets.every(
+    (cell) => cell.model.type !== "code" || cell.model.executionState !== "running")"""
 
 
 class Lab:
@@ -83,15 +96,27 @@ class Lab:
 
     def wait_until_done(self, seconds: float = 120) -> None:
         """Until every code cell has been run and none runs."""
-        self.page.wait_for_function(DONE, polling=200, timeout=seconds * 1000)
+        self._wait(DONE, seconds)
 
-    def wait_until_idle(self, seconds: float = 60) -> None:
-        """Until the kernel has done all it was asked for, and a moment longer."""
-        kernel = "window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel"
-        idle = f"() => {kernel}?.status === 'idle'"
-        self.page.wait_for_function(idle, polling=200, timeout=seconds * 1000)
+    def wait_until_nothing_runs(self, seconds: float = 60) -> None:
+        """Until no cell runs or waits for one that does, and a moment longer.
+
+        The kernel's own status would not do: what a widget asks for leaves it idle while a cell runs.
+        """
+        self._wait(NOTHING_RUNS, seconds)
         self.page.wait_for_timeout(1000)
-        self.page.wait_for_function(idle, polling=200, timeout=seconds * 1000)
+
+    def _wait(self, condition: str, seconds: float) -> None:
+        """Until the page meets a condition; fail with what it shows where that takes longer."""
+        try:
+            self.page.wait_for_function(condition, polling=200, timeout=seconds * 1000)
+        except TimeoutError as error:
+            shown = [
+                json.dumps(self.page.evaluate(STATE), indent=1),
+                *self.complaints,
+                self.outputs()[-3000:],
+            ]
+            raise AssertionError(f"still waiting after {seconds:g} s:\n" + "\n".join(shown)) from error
 
     def cell(self, source: str) -> Locator:
         """The code cell in whose source these words stand."""

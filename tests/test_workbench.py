@@ -219,7 +219,7 @@ def test_tuning_in_the_page(lab: tuple[str, Path]) -> None:
         tab.kernel("interrupt")
         tab.page.get_by_text("Run this cell again").first.wait_for()
         until(lambda: "paused" in status(tab), tab)
-        tab.wait_until_idle()  # what is asked for while the kernel drops its queue is dropped too
+        tab.wait_until_nothing_runs()  # what is asked for while the kernel drops its queue is dropped too
         at = last_step(run)
         tab.run_all()
         until(lambda: last_step(run) > at + 20, tab)
