@@ -31,8 +31,9 @@ def like_a_photograph(side: int = 512) -> np.ndarray:
 def draw(path: Path) -> None:
     """Write the figure as a PNG of few colours."""
     course = plan(
-        P, scene_scale=1.0, shorter_side=768, n_first=12_000, spectrum=significance([like_a_photograph()])
-    )
+        P, scene_scale=1.0, shorter_side=768, n_first=12_000, spectrum=significance([like_a_photograph()]),
+        n_views=14,
+    )  # fmt: skip
     buffer = io.BytesIO()
     plots.schedules(course).savefig(buffer, format="png", dpi=110)
     small = io.BytesIO()

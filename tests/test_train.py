@@ -19,7 +19,9 @@ from spaceport_lab.cameras import Cameras, read_scene
 from spaceport_lab.errors import BackendError, WorkspaceError
 from spaceport_lab.gaussians import read_ply
 from spaceport_lab.params import TrainParams
-from spaceport_lab.train import stream, views
+from spaceport_lab.train import loop, stream, views
+from spaceport_lab.train.photos import View
+from spaceport_lab.train.shown import Shown
 from spaceport_lab.workspace import Progress, StageRun
 
 QUICK = {"max_steps": 120, "eval_every": 40, "checkpoint_every": 30, "refine_every": 20, "sh_degree": 1}
@@ -334,6 +336,31 @@ def test_the_cap_follows_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     finish(run, max_steps=20)
     assert run.metrics["n_gaussians"] <= 200
     assert any("memory holds about 200 Gaussians" in warning for warning in run.warnings)
+
+
+def test_what_a_step_leaves_out_learns_nothing_and_the_others_stand_in_for_it() -> None:
+    n, share, p = 3000, 0.4, TrainParams(sh_degree=0)
+    torch.manual_seed(1)
+    splats = {
+        "means": torch.randn(n, 3) + torch.tensor([0.0, 0.0, 6.0]), "quats": torch.randn(n, 4),
+        "scales": torch.full((n, 3), -2.0), "opacities": torch.full((n,), -3.0),
+        "sh0": torch.ones(n, 1, 3), "shN": torch.zeros(n, 0, 3),
+    }  # fmt: skip
+    seen = Shown(None, {name: values.requires_grad_() for name, values in splats.items()})
+    K = torch.tensor([[[60.0, 0, 32], [0, 60, 24], [0, 0, 1]]])
+    view = View(torch.zeros(48, 64, 3), None, torch.eye(4)[None], K)
+
+    def brightness(left_out: float) -> torch.Tensor:
+        return loop.render(seen, view, view.viewmat, 0, 0.3, left_out, p, "cpu")[0].mean()
+
+    whole = brightness(0.0)
+    (of_whole,) = torch.autograd.grad(whole, splats["opacities"])
+    some = brightness(share)
+    (of_some,) = torch.autograd.grad(some, splats["opacities"])
+    assert some.item() == pytest.approx(whole.item(), rel=0.05)
+    taught = of_whole != 0
+    assert float((of_some[taught] != 0).float().mean()) == pytest.approx(1 - share, abs=0.05)
+    assert not torch.equal(some, brightness(share)), "others are left out the next time"
 
 
 def test_every_view_is_drawn_once_a_round() -> None:

@@ -121,6 +121,16 @@ def test_frequency_gives_a_factor_the_steps_its_spectrum_is_worth() -> None:
     assert not any(still.refinement.refines(n) for n in range(1000))
 
 
+def test_the_fewer_photographs_the_more_gaussians_are_left_out() -> None:
+    p = TrainParams(max_steps=1000)
+    plans = [schedules.plan(p, 1.0, 400, 5000, SPECTRUM, n_views=n) for n in (4, 14, 140, None)]
+    shares = [plan.dropout.at(1000) for plan in plans]
+    assert shares == pytest.approx([schedules.MOST_DROPPED, p.dropout / 14, p.dropout / 140, 0])
+    assert [plans[0].dropout.at(s) for s in (0, 500)] == pytest.approx([0, schedules.MOST_DROPPED / 2])
+    never = schedules.plan(p.model_copy(update={"dropout": 0.0}), 1.0, 400, 5000, SPECTRUM, n_views=4)
+    assert never.dropout.at(1000) == 0
+
+
 def test_blur_halves_until_it_is_gone() -> None:
     blur = Blur(4.0, 100)
     assert [blur.at(s) for s in (0, 24, 25, 50, 75, 99, 100, 900)] == [4, 4, 2, 1, 0.5, 0.5, 0, 0]

@@ -46,6 +46,12 @@ class TrainParams(StageParams):
         description="[name] what shows through in training; random discourages holes",
         json_schema_extra=LIVE,
     )
+    dropout: float = Field(
+        1.4,
+        ge=0,
+        description="[ratio] share of Gaussians a step leaves out at random, times training photographs",
+        json_schema_extra=LIVE,
+    )
     ssim_lambda: float = Field(
         0.2, ge=0, le=1, description="[share] weight of SSIM beside L1 in the loss", json_schema_extra=LIVE
     )

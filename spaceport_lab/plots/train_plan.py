@@ -184,6 +184,10 @@ def _draw_target(ax: Axes, plan: Plan, steps: np.ndarray) -> None:
     left = (1 - plan.prune_each) ** np.searchsorted(plan.prune_at, steps, side="right")
     planned = np.array([plan.growth.target(s) for s in steps]) * left
     ax.step(steps, planned, where="post", color=BLUE)
+    if plan.dropout.last:
+        taken = planned * [1 - plan.dropout.at(s) for s in steps]
+        text = f"up to {plan.dropout.last:.0%} left out of a step"
+        ax.fill_between(steps, taken, planned, step="post", color=BLUE, alpha=0.25, lw=0, label=text)
     ax.set_ylim(0, 1.3 * planned.max())
     engineering(ax)
 

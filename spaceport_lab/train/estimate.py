@@ -223,7 +223,7 @@ def _steps(
         eps2d = plan.low_pass.at(0, state.n, view.width * view.height, factor)
         began = time.perf_counter()
         seen = shown.take(state, view, view.viewmat, p.sh_degree, eps2d)
-        renders, info = loop.render(seen, view, view.viewmat, p.sh_degree, eps2d, p, backend)
+        renders, info = loop.render(seen, view, view.viewmat, p.sh_degree, eps2d, 0.0, p, backend)
         loss = loop.compare(renders, view, p) + state.strategy.loss(seen.splats, state.n)
         state.strategy.before_backward(info)
         loss.backward()

@@ -76,7 +76,7 @@ def optimise(
         viewmat = state.cameras.apply(view.viewmat, index) if state.cameras else view.viewmat
         seen = shown.take(state, view, viewmat, degree, eps2d)
         try:
-            renders, info = render(seen, view, viewmat, degree, eps2d, p, backend)
+            renders, info = render(seen, view, viewmat, degree, eps2d, plan.dropout.at(step), p, backend)
         except BackendError:
             if not (fault := not_finite(state.splats)):
                 raise
@@ -169,18 +169,23 @@ def _versions(plan: Plan, p: TrainParams, step: int, n_views: int) -> list[tuple
 
 
 def render(
-    seen: Shown, view: View, viewmat: Tensor, degree: int, eps2d: float, p: TrainParams, backend: str
-) -> tuple[Tensor, dict]:
-    """Render one view with the SH bands up to `degree`."""
+    seen: Shown, view: View, viewmat: Tensor, degree: int, eps2d: float, left_out: float, p: TrainParams,
+    backend: str,
+) -> tuple[Tensor, dict]:  # fmt: skip
+    """Render one view with SH bands up to `degree`, without a random share `left_out` of the Gaussians."""
     background = None
     if p.background == "random":
         background = torch.rand(1, 3).to(view.photo.device)
     splats = seen.splats
+    opacities = torch.sigmoid(splats["opacities"])
+    if left_out:
+        # Raised by as much, so that all of them together are as opaque as these.
+        opacities = opacities * (torch.rand_like(opacities) >= left_out) / (1 - left_out)
     renders, _, info = backends.rasterize(
         splats["means"],
         splats["quats"],
         torch.exp(splats["scales"]),
-        torch.sigmoid(splats["opacities"]),
+        opacities,
         (splats["sh0"], splats["shN"]),
         viewmat,
         view.K,

@@ -39,6 +39,9 @@ BANDS_DROPPED = 0.8
 CORRECTIONS_FINAL = 0.01
 """Share of the learning rates of exposures and cameras that is left at the end."""
 
+MOST_DROPPED = 0.2
+"""Share of the Gaussians that a step leaves out at the most, however few photographs there are."""
+
 EPS2D = 0.3
 """Pixels² by which every Gaussian is spread in the image, as in the 3DGS code."""
 
@@ -139,6 +142,23 @@ class LowPass:
 
 
 @dataclass(frozen=True)
+class Dropout:
+    """The share of Gaussians that a step leaves out at random: none at first, `last` at the end.
+
+    Where few photographs look, Gaussians in front of a camera explain its photograph alone, and hide from
+    those behind what the others could teach them. With some left out each time none can be relied on, and
+    all are taught (DropGaussian, Park et al. 2025, whose share rises evenly too).
+    """
+
+    last: float
+    steps: int
+
+    def at(self, step: int) -> float:
+        """The share at step `step`."""
+        return self.last * step / max(1, self.steps)
+
+
+@dataclass(frozen=True)
 class Refinement:
     """When Gaussians are grown and pruned: after `start` finished steps, until `stop`, each `every` steps.
 
@@ -211,6 +231,7 @@ class Plan:
     resolution: Resolution
     blur: Blur
     low_pass: LowPass
+    dropout: Dropout
     refinement: Refinement
     growth: Growth
     prune_at: tuple[int, ...]
@@ -230,7 +251,7 @@ class Plan:
 
 def plan(
     p: TrainParams, scene_scale: float, shorter_side: int, n_first: int, spectrum: Mapping[float, float],
-    n_points: int | None = None,
+    n_points: int | None = None, n_views: int | None = None,
 ) -> Plan:  # fmt: skip
     """The schedules `p` asks for.
 
@@ -242,6 +263,7 @@ def plan(
         spectrum: of the photographs, as `spectra.significance` gives it; used by "frequency" alone.
         n_points: sparse points that the first Gaussians stand for, which tell how many the scene is worth;
             None where each of the first counts.
+        n_views: training photographs, of which few call for dropout; None for none.
     """
     cooldown = round(p.cooldown * p.max_steps)
     rates = {
@@ -272,6 +294,7 @@ def plan(
         resolution=resolution,
         blur=Blur(p.blur, round(p.blur_stop * p.max_steps)),
         low_pass=LowPass(p.lowpass, refinement.stop),
+        dropout=Dropout(min(MOST_DROPPED, p.dropout / n_views) if n_views else 0.0, p.max_steps),
         refinement=refinement,
         growth=Growth(n_first, last, refinement, resolution, is_automatic(p)),
         prune_at=prune_at,

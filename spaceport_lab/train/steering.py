@@ -96,7 +96,9 @@ def plan_from(p: TrainParams, views: Views, n_first: int, spectrum: Mapping[floa
     if p.init_points:
         n_points = min(n_points, p.init_points)
     shorter_side = int(views.train.sizes.min())
-    return schedules.plan(p, views.scale, shorter_side, n_first, spectrum, None if p.init_from else n_points)
+    return schedules.plan(
+        p, views.scale, shorter_side, n_first, spectrum, None if p.init_from else n_points, len(views.train)
+    )
 
 
 def replan(old: Plan, p: TrainParams, inputs: Inputs, n_first: int, done: int) -> Plan:
