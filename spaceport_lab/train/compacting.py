@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from spaceport_lab.train.schedules import EPS2D, Plan
 
 BANDS = ((0, 3), (3, 8), (8, 15))
 """Coefficients of shN that belong to degree 1, 2 and 3."""
+
+LOOKS = 48
+"""With random signs, from which significance is told: of a Gaussian in all of them to a fifth."""
 
 
 def compact(
@@ -52,26 +55,33 @@ def prune(state: State, share: float, cameras: Cameras, backend: str) -> Refined
     return refined
 
 
+@torch.no_grad()
 def significance(
-    splats: dict[str, Tensor], cameras: Cameras, backend: str, chosen: Sequence[int] | None = None
+    splats: dict[str, Tensor], cameras: Cameras, backend: str, looks: int = LOOKS
 ) -> Float[Tensor, " N"]:
-    """How much of a picture each Gaussian fills: its blending weights, summed over the pixels of a view.
+    """What the pictures would lose with each Gaussian: the squared change, summed over pixels and views.
 
-    The largest of all views counts, so that what few photographs show is not taken for what none needs; the
-    global significance of LightGaussian (Fan et al. 2024, section 3.2) and Trick-GS adds the views up. The
-    weight is what a colour is multiplied by, so the gradient of the sum of all pixels by the colours is the
-    sum of the weights.
+    Where it covers a pixel by alpha, and those before it let a share T of the light through, the pixel
+    changes by alpha T (its colour - what is behind it) when it goes, alpha times the pixel's gradient by
+    alpha. So a large one that looks like what it hides is not needed, and a small one before another colour
+    is. A backward pass adds the pixels' gradients up instead of their squares, but with a random sign for
+    each the square of the sum has the sum of the squares as its mean (Hutchinson 1990). Speedy-Splat (Hanson
+    et al. 2025) scores by squared gradients too; Trick-GS adds up blending weights, blind to what is behind.
 
     Args:
-        chosen: which of the cameras; all of them when None.
+        looks: with new signs, at least, over all views together; few views are looked at again.
 
     Returns:
-        Pixels; infinite for Gaussians that are in none of the views, of which nothing can be said.
+        Squared colours; infinite for Gaussians that are in none of the views, of which nothing can be said.
     """
     device = splats["means"].device
     worth = torch.full((len(splats["means"]),), -1.0, device=device)
     values = {name: tensor.detach() for name, tensor in splats.items()}
-    for index in range(len(cameras)) if chosen is None else chosen:
+    degree = math.isqrt(values["shN"].shape[1] + 1) - 1
+    times = math.ceil(looks / len(cameras))
+    # Of its own, so that training goes on with the numbers it would have had.
+    random = torch.Generator().manual_seed(0)
+    for index in range(len(cameras)):
         viewmat = torch.from_numpy(cameras.viewmats[index].astype(np.float32)).to(device)
         K = torch.from_numpy(cameras.Ks[index].astype(np.float32)).to(device)
         width, height = (int(side) for side in cameras.sizes[index])
@@ -81,15 +91,19 @@ def significance(
                 values["means"], values["scales"], viewmat, K, width, height, eps2d=EPS2D
             )
         part = {name: tensor[rows] for name, tensor in values.items()}
+        opacities = part["opacities"].sigmoid().requires_grad_()
         with torch.enable_grad():
-            ones = torch.ones(len(part["means"]), 1, device=device, requires_grad=True)
             render, _, info = backends.rasterize(
-                part["means"], part["quats"], part["scales"].exp(), part["opacities"].sigmoid(), ones,
-                viewmat[None], K[None], width, height, backend=backend,
+                part["means"], part["quats"], part["scales"].exp(), opacities, (part["sh0"], part["shN"]),
+                viewmat[None], K[None], width, height, sh_degree=degree, backend=backend,
             )  # fmt: skip
-            render.sum().backward()
+        change = torch.zeros_like(opacities)
+        for _ in range(times):
+            signs = torch.randint(2, render.shape, generator=random) * 2.0 - 1
+            (slopes,) = torch.autograd.grad(render, opacities, signs.to(device), retain_graph=True)
+            change += (slopes * opacities).square() / times
         shows = (info["radii"][0] > 0).all(dim=1)
-        worth[rows] = torch.where(shows, torch.maximum(worth[rows], ones.grad[:, 0]), worth[rows])
+        worth[rows] = torch.where(shows, worth[rows].clamp(min=0) + change, worth[rows])
     return torch.where(worth < 0, torch.inf, worth)
 
 
