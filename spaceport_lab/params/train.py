@@ -73,7 +73,7 @@ class TrainParams(StageParams):
         5e-3, gt=0, description="[1/step] learning rate of log scales", json_schema_extra=LIVE
     )
     opacities_lr: float = Field(
-        5e-2, gt=0, description="[1/step] learning rate of opacity logits", json_schema_extra=LIVE
+        3.5e-2, gt=0, description="[1/step] learning rate of opacity logits", json_schema_extra=LIVE
     )
     quats_lr: float = Field(
         1e-3, gt=0, description="[1/step] learning rate of rotations", json_schema_extra=LIVE
@@ -208,7 +208,7 @@ class TrainParams(StageParams):
         0.0,
         ge=0,
         lt=1,
-        description="[share] of Gaussians that add least, pruned in steps once they have grown",
+        description="[share] of Gaussians that views would miss least, pruned in steps once grown",
         json_schema_extra=LIVE,
     )
     prune_sh: float = Field(

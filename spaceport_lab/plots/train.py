@@ -266,7 +266,7 @@ def _mark(ax: Axes, steps: Sequence[int], label: str, dashes: str) -> None:
 
 
 def _significance(refine: Mapping[str, Any]) -> bool:
-    """Whether this is the pruning of what adds least, which looks at no gradients."""
+    """Whether this is the pruning of what views would miss least, which looks at no gradients."""
     return refine.get("gradients") is None and refine["pruned"] > 0
 
 

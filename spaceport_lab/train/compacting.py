@@ -1,4 +1,4 @@
-"""Small models: Gaussians that add little to the training views go, and SH bands that change no colour."""
+"""Small models: Gaussians that no training view would miss go, and SH bands that change no colour."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def compact(
 
 @torch.no_grad()
 def prune(state: State, share: float, cameras: Cameras, backend: str) -> Refined:
-    """Remove the `share` of all Gaussians that adds least to the views; what no view shows stays."""
+    """Remove the `share` of all Gaussians that the views would miss least; what no view shows stays."""
     n = state.n
     refined = Refined(n, n_gaussians=n)
     worth = significance(state.splats, cameras, backend)

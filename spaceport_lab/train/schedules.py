@@ -15,8 +15,8 @@ from spaceport_lab.params import TrainParams
 STEP_STAGES = ((0.0, 4.0), (0.1, 2.0), (0.35, 1.0))
 """Share of the steps from which an image side is divided by the factor."""
 
-COARSE_SHARE = 0.95
-"""Of the steps that the spectrum of small images is worth with "frequency"; the others are for full ones."""
+COARSE_SHARE = 1.1
+"""Steps on small images with "frequency", over the share that their spectrum is worth; they are cheap."""
 
 COARSE_MOST = 0.85
 """Of the steps, at most, for small images, however little detail there is."""
@@ -314,7 +314,7 @@ def aim(p: TrainParams, n_points: int) -> int:
 
 
 def _prunings(start: int, stop: int) -> tuple[int, ...]:
-    """When Gaussians are pruned that add least: in even steps at the end of the time for growth."""
+    """When Gaussians are pruned that views miss least: in even steps at the end of the time for growth."""
     first = stop - (stop - start) * PRUNE_TIME
     return tuple(sorted({round(first + (stop - first) * i / (PRUNINGS - 1)) for i in range(PRUNINGS)}))
 
@@ -324,7 +324,7 @@ def _resolution(p: TrainParams, coarsest: float, spectrum: Mapping[float, float]
         return Resolution(((0, 1.0),))
     if p.coarse_to_fine == "step":
         return Resolution(tuple((round(s * p.max_steps), min(f, coarsest)) for s, f in STEP_STAGES))
-    # A factor lasts until the share of steps is over, nearly, that its spectrum has in the whole one.
+    # A factor lasts until the share of steps is over that its spectrum has in the whole one, and a bit more.
     stages, first = [], 0
     for factor in sorted(spectrum, reverse=True):
         if factor <= coarsest:

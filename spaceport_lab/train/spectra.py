@@ -7,8 +7,8 @@ from collections.abc import Iterable
 import numpy as np
 from jaxtyping import UInt8
 
-FACTORS = tuple(2 ** (k / 2) for k in range(1, 7))
-"""By which image sides can be divided: half an octave apart, up to 8."""
+FACTORS = (2.0, 4.0, 8.0)
+"""By which image sides can be divided."""
 
 GREY = np.array([0.299, 0.587, 0.114], np.float32)
 
