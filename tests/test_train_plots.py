@@ -143,6 +143,19 @@ def test_training_time_stands_where_it_was_reached() -> None:
     assert at["100 s"] == pytest.approx(95)
 
 
+def test_stages_of_the_resolution_are_marked_once() -> None:
+    records = steps_of(300)
+    for record in records:
+        stage = 16 if record["step"] <= 100 else 32 if record["step"] <= 200 else 64
+        side = min(64, 2 * stage) if record["step"] % 30 == 0 else stage
+        record["resolution"] = [side, side * 3 // 4]
+    figure = plots.curves(records)
+    lines = [line for line in figure.axes[0].lines if line.get_linestyle() == ":"]
+    assert [line.get_xdata()[0] for line in lines] == [110, 210]
+    assert "32 × 24" in texts(figure)
+    assert "64 × 48" in texts(figure)
+
+
 def test_a_long_training_is_drawn_with_few_points() -> None:
     figure = plots.curves(steps_of(100_000, every=10))
     assert len(figure.axes[0].lines[0].get_xdata()) <= 2 * plots.MAX_POINTS

@@ -230,15 +230,20 @@ def _add_seconds(ax: Axes, taken: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _mark_resolutions(ax: Axes, taken: Sequence[Mapping[str, Any]]) -> None:
-    """A line at every change of resolution, with the new one where there is room."""
+    """A line at every stage of the resolution, with its size where there is room.
+
+    Single steps see more than their stage, none sees less: the smallest size from a step on is its stage's.
+    """
     top, written = ax.get_ylim()[1], -np.inf
-    for before, after in itertools.pairwise(taken):
-        if max(after["resolution"]) > 1.2 * max(before["resolution"]):
-            ax.axvline(after["step"], color=FAINT, lw=1, ls=":")
-            text = " × ".join(map(str, after["resolution"]))
-            if after["step"] - written > 0.24 * taken[-1]["step"]:
-                ax.text(after["step"], top, f" {text}", fontsize=8, color=FAINT, va="top")
-                written = after["step"]
+    sizes = [record["resolution"] for record in taken]
+    stages = list(itertools.accumulate(reversed(sizes), lambda *pair: min(pair, key=max)))[::-1]
+    for record, before, size in zip(taken[1:], stages, stages[1:], strict=False):
+        if max(size) > 1.2 * max(before):
+            ax.axvline(record["step"], color=FAINT, lw=1, ls=":")
+            text = " × ".join(map(str, size))
+            if record["step"] - written > 0.24 * taken[-1]["step"]:
+                ax.text(record["step"], top, f" {text}", fontsize=8, color=FAINT, va="top")
+                written = record["step"]
 
 
 def _draw_count(ax: Axes, taken: Sequence[Mapping[str, Any]], refines: Sequence[Mapping[str, Any]]) -> None:
