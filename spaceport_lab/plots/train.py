@@ -236,7 +236,7 @@ def _mark_resolutions(ax: Axes, taken: Sequence[Mapping[str, Any]]) -> None:
     """
     top, written = ax.get_ylim()[1], -np.inf
     sizes = [record["resolution"] for record in taken]
-    stages = list(itertools.accumulate(reversed(sizes), lambda *pair: min(pair, key=max)))[::-1]
+    stages = list(itertools.accumulate(reversed(sizes), lambda one, other: min(one, other, key=max)))[::-1]
     for record, before, size in zip(taken[1:], stages, stages[1:], strict=False):
         if max(size) > 1.2 * max(before):
             ax.axvline(record["step"], color=FAINT, lw=1, ls=":")
