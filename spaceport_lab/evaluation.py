@@ -67,7 +67,7 @@ def render_views(
                 backend=backend,
                 check_finite=count == 0,
             )
-        yield renders[0].clamp(0, 1).cpu().numpy()
+        yield renders[0].clamp_(0, 1).cpu().numpy()
 
 
 def fill_views(

@@ -82,7 +82,7 @@ def test_deferred_adam_is_adam(width: int) -> None:
         theirs.grad[rows] = gradients
         dense.step()
         take_rows([deferred], rows, [None])
-        step_rows([deferred], rows, [gradients], [None])
+        step_rows([deferred], rows, [gradients])
     assert not torch.allclose(ours, theirs, atol=1e-4), "rows that wait are behind"
     deferred.settle()
     torch.testing.assert_close(ours, theirs, atol=5e-5, rtol=1e-4)
@@ -101,9 +101,9 @@ def test_taken_rows_are_up_to_date_copies() -> None:
     optimizer = DeferredAdam([values], lr=0.1)
     rows = torch.tensor([2, 7])
     take_rows([optimizer], rows, [None])
-    step_rows([optimizer], rows, [torch.ones(2, 2, 3)], [None])
+    step_rows([optimizer], rows, [torch.ones(2, 2, 3)])
     for _ in range(5):
-        step_rows([optimizer], torch.tensor([0]), [torch.ones(1, 2, 3)], [None])
+        step_rows([optimizer], torch.tensor([0]), [torch.ones(1, 2, 3)])
     stale = values[2].detach().clone()
     (taken,) = take_rows([optimizer], rows, [None])
     assert taken.shape == (2, 2, 3)
@@ -113,15 +113,23 @@ def test_taken_rows_are_up_to_date_copies() -> None:
     assert not torch.equal(taken, values.detach()[rows])
 
 
-def test_numbers_without_gradients_stay() -> None:
+@pytest.mark.parametrize("used", [0, 3, 15])
+def test_numbers_without_gradients_stay(used: int) -> None:
     values = torch.nn.Parameter(torch.ones(4, 15, 3))
     optimizer = DeferredAdam([values], lr=0.1)
     rows = torch.arange(4)
     for _ in range(3):
-        take_rows([optimizer], rows, [9])
-        step_rows([optimizer], rows, [torch.ones(4, 15, 3)], [9])
-    assert torch.all(values[:, :3] != 1)
-    assert torch.all(values[:, 3:] == 1)
+        (taken,) = take_rows([optimizer], rows, [used])
+        assert torch.equal(taken, values.detach()[:, :used])
+        step_rows([optimizer], rows, [torch.ones(4, used, 3)])
+    assert torch.all(values[:, :used] != 1)
+    assert torch.all(values[:, used:] == 1)
+    # What had none until now learns like the rest from then on.
+    for _ in range(2):
+        take_rows([optimizer], rows, [None])
+        step_rows([optimizer], rows, [torch.ones(4, 15, 3)])
+    optimizer.settle()
+    assert torch.all(values[:, used:] < 1)
 
 
 def test_gsplat_grows_and_prunes_its_state() -> None:
@@ -133,7 +141,7 @@ def test_gsplat_grows_and_prunes_its_state() -> None:
     rows = torch.arange(6)
     both = list(optimizers.values())
     take_rows(both, rows, [None] * 4)
-    step_rows(both, rows, [torch.ones(shapes[name]) for name in names], [None] * 4)
+    step_rows(both, rows, [torch.ones(shapes[name]) for name in names])
     ops.duplicate(splats, optimizers, {}, torch.tensor([True, False, False, False, False, True]))
     ops.remove(splats, optimizers, {}, torch.tensor([False, True] + [False] * 6))
     for name in names:
@@ -142,7 +150,7 @@ def test_gsplat_grows_and_prunes_its_state() -> None:
         assert state["step"] == 1
     rows = torch.arange(7)
     take_rows(both, rows, [None] * 4)
-    step_rows(both, rows, [torch.ones(splats[name].shape) for name in names], [None] * 4)
+    step_rows(both, rows, [torch.ones(splats[name].shape) for name in names])
     for name in names:
         assert torch.isfinite(splats[name]).all()
 

@@ -26,7 +26,7 @@ def rasterize(
     _expect_cpu(means=means, quats=quats, scales=scales, opacities=opacities, viewmats=viewmats, Ks=Ks)
     n_cameras, n = viewmats.shape[0], means.shape[0]
     with_rgb, with_depth = "RGB" in render_mode, render_mode.endswith("D")
-    means2d = torch.zeros(n_cameras, n, 2)
+    means2d = torch.empty(n_cameras, n, 2)
     trained = (
         means,
         quats,

@@ -50,7 +50,8 @@ def rows_in_view(
         culling.in_view, -(-n // culling.CHUNK), n, _flat(means), _flat(scales), _flat(viewmat), camera,
         width, height, np.float32(eps2d), np.float32(near_plane), np.float32(far_plane), marks,
     )  # fmt: skip
-    return torch.from_numpy(np.flatnonzero(marks[:n]))
+    # Truth values are searched four times as fast as numbers.
+    return torch.from_numpy(np.flatnonzero(marks[:n] != 0))
 
 
 class DeferredAdam(Optimizer):
@@ -74,41 +75,46 @@ class DeferredAdam(Optimizer):
         """Bring every row up to date."""
         values = self.param_groups[0]["params"][0]
         rows = torch.arange(len(values))
-        _run([self.settling(rows, None, np.empty(0, np.float32))], len(rows), adam.CHUNK)
+        _run([self.settling(rows, None)], len(rows), adam.CHUNK)
 
     def step(self, closure: None = None) -> None:
         """All rows, by the tensor's own gradient."""
         values = self.param_groups[0]["params"][0]
         if values.grad is not None:
             self.settle()
-            step_rows([self], torch.arange(len(values)), [values.grad], [None])
+            step_rows([self], torch.arange(len(values)), [values.grad])
 
-    def stepping(self, rows: Tensor, gradients: Tensor, used: int | None) -> tuple | None:
+    def stepping(self, rows: Tensor, gradients: Tensor) -> tuple | None:
         """The kernel's call that steps these rows, which also counts the step; None where nothing moves."""
         group, values, state, width = self._parts()
         state["step"] += 1
-        if width == 0 or len(rows) == 0:
+        if gradients.numel() == 0:
             return None
         beta1, beta2 = group["betas"]
         rate = group["lr"] * adam.bias(state["step"], beta1, beta2)
         return (
             adam.step_rows, rows.numpy(), _flat(gradients), _flat(values), _flat(state["exp_avg"]),
             _flat(state["exp_avg_sq"]), _flat(state["settled"]), state["step"], width,
-            width if used is None else used, *map(np.float32, (rate, beta1, beta2, group["eps"])),
+            gradients[0].numel(), *map(np.float32, (rate, beta1, beta2, group["eps"])),
         )  # fmt: skip
 
-    def settling(self, rows: Tensor, used: int | None, out: np.ndarray) -> tuple | None:
-        """The kernel's call that brings these rows up to date; None where there is nothing."""
+    def settling(self, rows: Tensor, out: Tensor | None) -> tuple | None:
+        """The kernel's call that brings these rows up to date and copies them; None where there is nothing.
+
+        Of `out`, if any, each row takes the leading numbers, and no others are looked at.
+        """
         group, values, state, width = self._parts()
-        if width == 0 or len(rows) == 0:
+        if width == 0 or len(rows) == 0 or (out is not None and out.numel() == 0):
             return None
         now, betas = state["step"], group["betas"]
         tabled = -(-(now + 1) // TABLED_STEPS) * TABLED_STEPS
         return (
             adam.settle_rows, rows.numpy(), _flat(values), _flat(state["exp_avg"]),
-            _flat(state["exp_avg_sq"]), _flat(state["settled"]), now, width, width if used is None else used,
+            _flat(state["exp_avg_sq"]), _flat(state["settled"]), now, width,
+            width if out is None else out[0].numel(),
             np.float32(group["lr"]), np.float32(group["eps"]), *adam.fading(*betas),
-            adam.recent_sums(now, *betas), adam.whole_sums(tabled, *betas), out,
+            adam.recent_sums(now, *betas), adam.whole_sums(tabled, *betas),
+            np.empty(0, np.float32) if out is None else _flat(out),
         )  # fmt: skip
 
     def _parts(self) -> tuple[dict[str, Any], Tensor, dict[str, Any], int]:
@@ -131,10 +137,13 @@ def take_rows(
     Args:
         optimizers: of tensors with equally many rows.
         rows: each at most once.
-        used: leading numbers of a row that have ever had gradients, for each tensor; None for all.
+        used: for each tensor, how many of the leading entries along its second dimension to copy, which are
+            all that have ever had gradients; None for all there are.
     """
-    taken = [torch.empty(len(rows), *o.param_groups[0]["params"][0].shape[1:]) for o in optimizers]
-    calls = [o.settling(rows, n, _flat(out)) for o, n, out in zip(optimizers, used, taken, strict=True)]
+    shapes = [o.param_groups[0]["params"][0].shape[1:] for o in optimizers]
+    shapes = [shape if n is None else (n, *shape[1:]) for shape, n in zip(shapes, used, strict=True)]
+    taken = [torch.empty(len(rows), *shape) for shape in shapes]
+    calls = [o.settling(rows, out) for o, out in zip(optimizers, taken, strict=True)]
     _run(calls, len(rows), adam.CHUNK)
     return taken
 
@@ -144,14 +153,13 @@ def step_rows(
     optimizers: Sequence[DeferredAdam],
     rows: Int[Tensor, " M"],
     gradients: Sequence[Float[Tensor, "M ..."]],
-    used: Sequence[int | None],
 ) -> None:
     """One step of each; `rows` have these gradients and were taken since the last step, the rest have none.
 
     Args:
-        used: leading numbers of a row that have gradients, for each tensor; None for all.
+        gradients: shaped as they were taken; what was not taken of a row has none.
     """
-    calls = [o.stepping(rows, g, n) for o, g, n in zip(optimizers, gradients, used, strict=True)]
+    calls = [o.stepping(rows, g) for o, g in zip(optimizers, gradients, strict=True)]
     _run(calls, len(rows), adam.CHUNK)
 
 

@@ -125,10 +125,11 @@ def settle_rows(
         values, first, second: flat [n*width] float32, changed in place; first and second moments.
         last: [n] float32, the step up to which each row is settled; changed in place.
         now: finished steps.
-        used: leading numbers of a row that have ever had a gradient, at most `width`.
+        used: leading numbers of a row that are settled and copied, at most `width`; the others have never had
+            a gradient.
         rate, eps: float32.
         fading1, fading2, recent, whole: of `fading`, `recent_sums` and `whole_sums`.
-        out: flat [m*width] float32, takes the settled values; empty where nobody asks for them.
+        out: flat [m*used] float32, takes the settled values; empty where nobody asks for them.
     """
     copies = len(out) > 0
     value, mean, square = rest_of_row(), rest_of_row(), rest_of_row()
@@ -160,8 +161,11 @@ def settle_rows(
                         copy(value, 0, values, at, stop - at)
                         copy(mean, 0, first, at, stop - at)
                         copy(square, 0, second, at, stop - at)
-            if copies:
+            if copies and used == width:
                 copy(values, row * width, out, k * width, count * width)
+            elif copies:
+                for piece in range(count):
+                    copy(values, (row + piece) * width, out, (k + piece) * used, used)
             k += count
 
 
@@ -173,7 +177,7 @@ def step_rows(
 
     Args:
         rows: [m] int64, each at most once.
-        gradients: flat [m*width] float32, of the chosen rows alone.
+        gradients: flat [m*used] float32, of the chosen rows alone.
         values, first, second, last: as in `settle_rows`.
         now: finished steps with this one.
         used: leading numbers of a row that have gradients.
@@ -193,7 +197,7 @@ def step_rows(
             last[row : row + count] = now
             pieces, length = (1, count * width) if used == width else (count, used)
             for piece in range(pieces):
-                at, g = (row + piece) * width, (k + piece) * width
+                at, g = (row + piece) * width, (k + piece) * used
                 stop = at + length
                 while at + LANES <= stop:
                     step_lanes(gradients, g, values, first, second, at, rate, rest1, rest2, eps)

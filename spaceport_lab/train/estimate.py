@@ -227,7 +227,7 @@ def _steps(
         loss = loop.compare(renders, view, p) + state.strategy.loss(seen.splats, state.n)
         state.strategy.before_backward(info)
         loss.backward()
-        shown.step(seen, state, p.sh_degree)
+        shown.step(seen, state)
         if device.type == "cuda":
             torch.cuda.synchronize()
         now = time.perf_counter()

@@ -95,7 +95,7 @@ def optimise(
 
         # Update.
         progress.note_loss(state, loss_value)
-        shown.step(seen, state, degree)
+        shown.step(seen, state)
         c.step = done = step + 1
         for name, correction in (("exposure", state.appearance), ("cameras", state.cameras)):
             if correction:

@@ -26,7 +26,8 @@ class Shown:
 
     Attributes:
         rows: [M] their indices; None where all are shown.
-        splats: the six fields of those rows, raw, as leaves that take gradients.
+        splats: the six fields of those rows, raw, as leaves that take gradients. On the CPU `shN` has the
+            bands alone that are trained so far.
     """
 
     rows: Int[Tensor, " M"] | None
@@ -53,13 +54,15 @@ def take(state: State, view: View, viewmat: Tensor, degree: int, eps2d: float) -
         splats["means"], splats["scales"], viewmat[0], view.K[0], view.width, view.height, eps2d=eps2d
     )
     names, optimizers = state.optimizers.keys(), list(state.optimizers.values())
-    taken = take_rows(optimizers, rows, [_used(name, degree) for name in names])
+    # SH bands above the degree are neither rendered nor trained yet, so they stay where they are.
+    used = [(degree + 1) ** 2 - 1 if name == "shN" else None for name in names]
+    taken = take_rows(optimizers, rows, used)
     return Shown(rows, {name: field.requires_grad_() for name, field in zip(names, taken, strict=True)})
 
 
 @torch.no_grad()
-def step(seen: Shown, state: State, degree: int) -> None:
-    """Move what was shown by its gradients, which SH bands above `degree` do not have."""
+def step(seen: Shown, state: State) -> None:
+    """Move what was shown by its gradients."""
     if state.sh_degrees is not None:
         _hold_dropped_bands(seen, state.sh_degrees)
     if seen.rows is None:
@@ -69,9 +72,7 @@ def step(seen: Shown, state: State, degree: int) -> None:
         return
     fields = [seen.splats[name] for name in state.optimizers]
     gradients = [torch.zeros_like(field) if field.grad is None else field.grad for field in fields]
-    step_rows(
-        list(state.optimizers.values()), seen.rows, gradients, [_used(n, degree) for n in state.optimizers]
-    )
+    step_rows(list(state.optimizers.values()), seen.rows, gradients)
 
 
 def settle(state: State) -> None:
@@ -95,11 +96,6 @@ def arrange(state: State) -> None:
     for tensor in (*splats.values(), *chain(*moments), *state.strategy.state.values(), state.sh_degrees):
         if isinstance(tensor, Tensor) and tensor.ndim > 0 and len(tensor) == len(order):
             tensor.copy_(torch.index_select(tensor, 0, order))
-
-
-def _used(name: str, degree: int) -> int | None:
-    """Leading numbers of a row that are trained at this degree; None for all."""
-    return 3 * ((degree + 1) ** 2 - 1) if name == "shN" else None
 
 
 def _hold_dropped_bands(seen: Shown, sh_degrees: Tensor) -> None:

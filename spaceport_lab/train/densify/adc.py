@@ -130,7 +130,7 @@ class Adc(DefaultStrategy):
         room = max(0, (self.cap if target is None else target) - len(gradients))
         if room >= len(gradients):
             return lowest
-        return max(lowest, float(gradients.sort(descending=True).values[room]))
+        return max(lowest, float(gradients.kthvalue(len(gradients) - room).values))
 
     @torch.no_grad()
     def _prune_gs(self, params, optimizers, state, step):
