@@ -19,7 +19,7 @@ from spaceport_lab.workspace import Progress, StageRun
 
 P = TrainParams(
     max_steps=60, eval_every=20, refine_every=10, sh_degree=1, grow_to=600, patience=50, exposure=True,
-    refine_cameras=True, prune_share=0.1,
+    refine_cameras=True, prune_share=0.1, init_fill=0,
 )  # fmt: skip
 SPECTRUM = {2.0: 0.4, 4.0: 0.1}
 

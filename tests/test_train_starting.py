@@ -28,20 +28,22 @@ def truth(n: int = 60) -> Gaussians:
 
 
 def test_a_random_sample_of_the_points_is_reproducible(scene: Scene) -> None:
-    one, two = (first(scene, init_points=50, backdrop=False) for _ in range(2))
+    bare = {"backdrop": False, "init_fill": 0}
+    one, two = (first(scene, init_points=50, **bare) for _ in range(2))
     assert one.n == 50
     assert np.array_equal(one.means, two.means)
-    assert not np.array_equal(one.means, first(scene, init_points=50, backdrop=False, seed=1).means)
-    assert first(scene, cap=20, backdrop=False).n == 20
-    assert first(scene, backdrop=False).n == 300
+    assert not np.array_equal(one.means, first(scene, init_points=50, seed=1, **bare).means)
+    assert first(scene, cap=20, **bare).n == 20
+    assert first(scene, **bare).n == 300
 
 
 def test_points_are_laid_between_those_that_are_taken(scene: Scene) -> None:
-    bare = first(scene, backdrop=False)
+    bare = first(scene, backdrop=False, init_fill=0)
     filled = first(scene, backdrop=False, init_fill=1.5)
     assert filled.n == 750
     np.testing.assert_array_equal(filled.means[:300], bare.means)
     assert np.median(filled.scales) < np.median(bare.scales)
+    assert first(scene, backdrop=False).n == 600
     assert first(scene, init_points=50, backdrop=False, init_fill=1).n == 100
 
 
@@ -62,7 +64,7 @@ def test_no_more_are_laid_than_growth_aims_at(scene: Scene, values: dict, n: int
 
 
 def test_the_backdrop_comes_on_top_where_there_is_room(scene: Scene) -> None:
-    assert 300 < first(scene).n < 400
+    assert 300 < first(scene, init_fill=0).n < 400
     assert first(scene, cap=300).n == 300
 
 

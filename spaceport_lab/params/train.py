@@ -31,7 +31,7 @@ class TrainParams(StageParams):
         0, ge=0, description="[count] random subsample of the sparse points to start from; 0 takes all"
     )
     init_fill: float = Field(
-        0.0, ge=0, description="[ratio] points laid between neighbouring sparse points, for each of these"
+        1.0, ge=0, description="[ratio] points laid between neighbouring sparse points, for each of these"
     )
     init_opacity: float = Field(0.1, gt=0, lt=1, description="[opacity] of every Gaussian at the start")
     init_scale: float = Field(
