@@ -140,13 +140,13 @@ def settle_rows(
         end = min(len(rows), k + CHUNK)
         while k < end:
             row, count = rows[k], run_of_rows(rows, last, k, end)
+            pieces, length = (1, count * width) if used == width else (count, used)
             before = np.int64(last[row])
             gap = now - before
             if gap > 0:
                 drift = rate * (recent[gap] if gap <= REMEMBERED else whole[before])
                 keep1, keep2 = fading1[min(gap, LONGEST)], fading2[min(gap, LONGEST)]
                 last[row : row + count] = now
-                pieces, length = (1, count * width) if used == width else (count, used)
                 for piece in range(pieces):
                     at = (row + piece) * width
                     stop = at + length
@@ -161,11 +161,9 @@ def settle_rows(
                         copy(value, 0, values, at, stop - at)
                         copy(mean, 0, first, at, stop - at)
                         copy(square, 0, second, at, stop - at)
-            if copies and used == width:
-                copy(values, row * width, out, k * width, count * width)
-            elif copies:
-                for piece in range(count):
-                    copy(values, (row + piece) * width, out, (k + piece) * used, used)
+            if copies:
+                for piece in range(pieces):
+                    copy(values, (row + piece) * width, out, (k + piece) * used, length)
             k += count
 
 
