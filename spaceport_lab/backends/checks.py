@@ -105,8 +105,9 @@ def check_inputs(
         expect_shape("backgrounds", backgrounds, (viewmats.shape[0], checked.channels))
         named["backgrounds"] = backgrounds
     expect_all_finite(named)
-    if bool((Ks[:, [0, 1], [0, 1]] <= 0).any()):
-        raise BackendError("a focal length is not positive", got=Ks[:, [0, 1], [0, 1]].tolist())
+    focal = Ks.detach().diagonal(dim1=1, dim2=2)[:, :2].cpu().numpy()
+    if (focal <= 0).any():
+        raise BackendError("a focal length is not positive", got=focal.tolist())
     return checked
 
 

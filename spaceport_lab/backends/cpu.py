@@ -26,7 +26,9 @@ def rasterize(
     _expect_cpu(means=means, quats=quats, scales=scales, opacities=opacities, viewmats=viewmats, Ks=Ks)
     n_cameras, n = viewmats.shape[0], means.shape[0]
     with_rgb, with_depth = "RGB" in render_mode, render_mode.endswith("D")
-    means2d = torch.empty(n_cameras, n, 2)
+    # Filled where they lie, before anyone looks at them.
+    room = np.empty((n_cameras, layout.padded(n), 2), np.float32)
+    means2d = torch.from_numpy(room[:, :n])
     trained = (
         means,
         quats,
@@ -37,16 +39,18 @@ def rasterize(
         *([] if backgrounds is None else [backgrounds]),
     )
     means2d.requires_grad_(torch.is_grad_enabled() and any(t.requires_grad for t in trained))
-    centers = (
-        torch.linalg.inv(viewmats.float())[:, :3, 3]
-        if colors.sh_degree is not None and with_rgb
-        else viewmats[:, :3, 3]
-    )
+    if viewmats.requires_grad and torch.is_grad_enabled() and colors.sh_degree is not None and with_rgb:
+        centers = torch.linalg.inv(viewmats.float())[:, :3, 3]
+    else:
+        centers = torch.from_numpy(
+            np.stack([render.center(viewmat) for viewmat in viewmats.detach().numpy()])
+        )
     renders, alphas, infos = [], [], []
+    cameras = Ks.detach().numpy()
     for c in range(n_cameras):
         view = render.View(
-            view=_flat(viewmats[c]), camera=_intrinsics(Ks[c]), center=_flat(centers[c]), width=width,
-            height=height, eps2d=eps2d, near=near_plane, far=far_plane, radius_clip=radius_clip,
+            view=_flat(viewmats[c]), camera=render.intrinsics(cameras[c]), center=_flat(centers[c]),
+            width=width, height=height, eps2d=eps2d, near=near_plane, far=far_plane, radius_clip=radius_clip,
             antialiased=antialiased,
         )  # fmt: skip
         background = None if backgrounds is None or not with_rgb else backgrounds[c]
@@ -57,7 +61,7 @@ def rasterize(
         image, alpha, info = _render_view(
             means, quats, scales, opacities, Colors(tuple(color_tensors),
             colors.sh_degree) if with_rgb else None, viewmats[c], centers[c], background, means2d, c, view,
-            with_depth, absgrad,
+            with_depth, absgrad, room[c].reshape(-1),
         )  # fmt: skip
         renders.append(image)
         alphas.append(alpha)
@@ -67,8 +71,6 @@ def rasterize(
         expected = rendered[..., -1:] / alpha.clamp(min=1e-10)
         rendered = torch.cat([rendered[..., :-1], expected], dim=-1)
     info = {key: _stack([one[key] for one in infos]) for key in ("radii", "depths")}
-    with torch.no_grad():
-        means2d.copy_(_stack([one["means2d"] for one in infos]))
     return rendered, alpha, {
         **info, "means2d": means2d, "width": width, "height": height, "n_cameras": n_cameras,
         "gaussian_ids": None, "camera_ids": None, "tile_size": layout.TILE,
@@ -83,27 +85,14 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 def _render_view(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Colors | None, viewmat: Tensor,
     center: Tensor, background: Tensor | None, means2d: Tensor, index: int, view: render.View,
-    with_depth: bool, absgrad: bool,
+    with_depth: bool, absgrad: bool, room: np.ndarray,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
     """One camera; more channels than the kernels take at once are rendered in groups."""
     most = layout.MAX_CHANNELS
     total = 0 if colors is None else colors.channels
+    shape, rest = (means, quats, scales, opacities), (means2d, index, view)
     if total + with_depth <= most:
-        return _apply(
-            means,
-            quats,
-            scales,
-            opacities,
-            colors,
-            viewmat,
-            center,
-            background,
-            means2d,
-            index,
-            view,
-            with_depth,
-            absgrad,
-        )
+        return _apply(*shape, colors, viewmat, center, background, *rest, with_depth, absgrad, room)
     if absgrad:
         raise BackendError(
             "absgrad is summed over at most 8 channels at once", got=f"{total + with_depth} channels"
@@ -112,48 +101,18 @@ def _render_view(
     for start in range(0, total, most):
         group = Colors((colors.tensors[0][:, start : start + most],), None)
         behind = None if background is None else background[start : start + most]
-        image, group_alpha, info = _apply(
-            means,
-            quats,
-            scales,
-            opacities,
-            group,
-            viewmat,
-            center,
-            behind,
-            means2d,
-            index,
-            view,
-            False,
-            False,
-        )
+        image, group_alpha, info = _apply(*shape, group, viewmat, center, behind, *rest, False, False, room)
         images.append(image)
         alpha = group_alpha if alpha is None else alpha
     if with_depth:
-        images.append(
-            _apply(
-                means,
-                quats,
-                scales,
-                opacities,
-                None,
-                viewmat,
-                center,
-                None,
-                means2d,
-                index,
-                view,
-                True,
-                False,
-            )[0]
-        )
+        images.append(_apply(*shape, None, viewmat, center, None, *rest, True, False, room)[0])
     return torch.cat(images, dim=-1), alpha, info
 
 
 def _apply(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Colors | None, viewmat: Tensor,
     center: Tensor, background: Tensor | None, means2d: Tensor, index: int, view: render.View,
-    with_depth: bool, absgrad: bool,
+    with_depth: bool, absgrad: bool, room: np.ndarray,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
     n_colors = 0 if colors is None else colors.channels
     if n_colors + with_depth == 0:
@@ -162,23 +121,9 @@ def _apply(
     color, color_rest = (*colors.tensors, None, None)[:2] if colors is not None else (None, None)
     degree = colors.sh_degree if colors is not None else None
     image, alpha = _Rasterize.apply(
-        means,
-        quats,
-        scales,
-        opacities,
-        color,
-        color_rest,
-        viewmat,
-        center,
-        background,
-        means2d,
-        index,
-        view,
-        degree,
-        with_depth,
-        absgrad,
-        info,
-    )
+        means, quats, scales, opacities, color, color_rest, viewmat, center, background, means2d, index,
+        view, degree, with_depth, absgrad, room, info,
+    )  # fmt: skip
     return image, alpha, info
 
 
@@ -187,24 +132,9 @@ class _Rasterize(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
-        means,
-        quats,
-        scales,
-        opacities,
-        color,
-        color_rest,
-        viewmat,
-        center,
-        background,
-        means2d,
-        index,
-        view,
-        degree,
-        with_depth,
-        absgrad,
-        info,
-    ):
+        ctx, means, quats, scales, opacities, color, color_rest, viewmat, center, background, means2d, index,
+        view, degree, with_depth, absgrad, room, info,
+    ):  # fmt: skip
         shape = render.Shape(_flat(means), _flat(quats), _flat(scales), _flat(opacities))
         colors = _color_source(color, color_rest, degree)
         channels = (0 if colors is None else 3 if degree is not None else color.shape[-1]) + with_depth
@@ -212,52 +142,51 @@ class _Rasterize(torch.autograd.Function):
         if background is not None:
             behind[: channels - with_depth] = _flat(background)
         frame = render.forward(
-            shape, colors, view, with_depth, behind, for_backward=any(ctx.needs_input_grad)
+            shape, colors, view, with_depth, behind, for_backward=any(ctx.needs_input_grad), means2d=room
         )
         n, size = shape.n, (view.height, view.width)
         info["radii"] = _rows(frame.radii, n, 2)
-        info["means2d"] = _rows(frame.means2d, n, 2)
         info["depths"] = _rows(frame.depths, n)
         image = torch.from_numpy(frame.image.reshape(*size, channels))
         alpha = torch.from_numpy(1.0 - frame.transmittance).reshape(size)
         ctx.save_for_backward(means, quats, scales, opacities, color, color_rest, image)
         ctx.frame, ctx.means2d, ctx.index, ctx.absgrad, ctx.degree = frame, means2d, index, absgrad, degree
-        ctx.set_materialize_grads(True)
+        ctx.set_materialize_grads(False)  # alpha's is seldom there, and an image of zeros is not for nothing
         return image, alpha
 
     @staticmethod
     @once_differentiable
     def backward(ctx, g_image, g_alpha):
-        means, quats, scales, opacities, color, color_rest, _image = ctx.saved_tensors
+        means, quats, scales, opacities, color, color_rest, image = ctx.saved_tensors
         frame = ctx.frame
         shape = render.Shape(_flat(means), _flat(quats), _flat(scales), _flat(opacities))
         colors = _color_source(color, color_rest, ctx.degree)
         needs = ctx.needs_input_grad
+        if g_image is None:
+            g_image = torch.zeros_like(image)
         g = render.backward(
-            frame,
-            shape,
-            colors,
-            _flat(g_image),
-            _flat(g_alpha),
-            with_absolute=ctx.absgrad,
-            with_camera=needs[6] or needs[7],
-        )
+            frame, shape, colors, _flat(g_image), None if g_alpha is None else _flat(g_alpha),
+            with_absolute=ctx.absgrad, with_camera=needs[6] or needs[7],
+        )  # fmt: skip
         n = shape.n
         if ctx.absgrad:
             _add_absolute(ctx.means2d, ctx.index, _rows(g.absolute, n, 2))
         g_color, g_rest = _color_gradients(g, color, color_rest, ctx.degree)
-        g_means2d = torch.zeros_like(ctx.means2d)
-        g_means2d[ctx.index] = _rows(g.means2d, n, 2)
-        g_view = torch.zeros(4, 4)
-        g_view[:3] = torch.from_numpy(g.view).float()
-        g_background = None
+        g_means2d = _rows(g.means2d, n, 2)[None]
+        if len(ctx.means2d) > 1:
+            g_means2d = torch.zeros(ctx.means2d.shape).index_copy_(0, torch.tensor([ctx.index]), g_means2d)
+        g_view = g_center = g_background = None
+        if needs[6]:
+            g_view = torch.zeros(4, 4)
+            g_view[:3] = torch.from_numpy(g.view)
+        if needs[7]:
+            g_center = torch.from_numpy(g.center).float()
         if needs[8]:
-            seen = torch.from_numpy(frame.transmittance).reshape(*g_alpha.shape, 1)
+            seen = torch.from_numpy(frame.transmittance).reshape(*image.shape[:2], 1)
             g_background = (g_image * seen).sum((0, 1))[: frame.channels - frame.with_depth]
         return (
             _rows(g.means, n, 3), _rows(g.quats, n, 4), _rows(g.scales, n, 3), _rows(g.opacities, n),
-            g_color, g_rest, g_view, torch.from_numpy(g.center).float(), g_background, g_means2d,
-            *(None,) * 6,
+            g_color, g_rest, g_view, g_center, g_background, g_means2d, *(None,) * 7,
         )  # fmt: skip
 
 
@@ -300,10 +229,6 @@ def _add_absolute(means2d: Tensor, index: int, absolute: Tensor) -> None:
 def _flat(tensor: Tensor) -> np.ndarray:
     """The tensor's numbers as a flat float32 array; a view where it is one already."""
     return tensor.detach().to(torch.float32).contiguous().numpy().reshape(-1)
-
-
-def _intrinsics(K: Tensor) -> np.ndarray:
-    return np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]], np.float32)
 
 
 def _expect_cpu(**tensors: Tensor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -16,7 +16,9 @@ C1, C2 = 0.01**2, 0.03**2
 
 
 def l1_ssim_loss(
-    render: Float[Tensor, "*batch H W D"], target: Float[Tensor, "*batch H W D"], ssim_lambda: float = 0.2
+    render: Float[Tensor, "*batch H W D"],
+    target: Float[Tensor, "*batch H W D"] | UInt8[Tensor, "*batch H W D"],
+    ssim_lambda: float = 0.2,
 ) -> Float[Tensor, ""]:
     """(1 - lambda) * mean |render - target| + lambda * (1 - SSIM), as in Kerbl et al. 2023.
 
@@ -24,7 +26,7 @@ def l1_ssim_loss(
 
     Args:
         render: images of any size and number of channels, on any device.
-        target: photographs of the same shape; no gradient flows into them on the fused path.
+        target: photographs of the same shape, 0 to 1 or bytes; no gradient flows into them on the fused path.
         ssim_lambda: weight of SSIM, 0 to 1.
 
     Raises:
@@ -36,11 +38,11 @@ def l1_ssim_loss(
             got=f"{list(render.shape)} and {list(target.shape)}",
             expected="[..., H, W, D]",
         )
-    fused = (
-        render.device.type == target.device.type == "cpu" and render.dtype == target.dtype == torch.float32
-    )
-    if fused and not target.requires_grad:
+    on_cpu = render.device.type == target.device.type == "cpu" and render.dtype == torch.float32
+    if on_cpu and target.dtype in (torch.float32, torch.uint8) and not target.requires_grad:
         return _FusedLoss.apply(render, target, float(ssim_lambda))
+    if target.dtype == torch.uint8:
+        target = target.to(render.dtype) / 255
     return torch_l1_ssim_loss(render, target, ssim_lambda)
 
 

@@ -8,6 +8,7 @@ Adam itself: Gaussians that few photographs show learn as fast as ever.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from spaceport_lab.kernels import adam, culling, layout, threads
+from spaceport_lab.kernels import adam, culling, layout, lengths, render, threads
 
 TABLED_STEPS = 4096
 """Whole sums are worked out for so many steps at a time."""
@@ -45,7 +46,7 @@ def rows_in_view(
     """
     n = len(means)
     marks = np.empty(layout.padded(n), np.int32)
-    camera = np.array([K[0, 0], K[1, 1], K[0, 2], K[1, 2]], np.float32)
+    camera = render.intrinsics(K.detach().numpy())
     threads.on_all(
         culling.in_view, -(-n // culling.CHUNK), n, _flat(means), _flat(scales), _flat(viewmat), camera,
         width, height, np.float32(eps2d), np.float32(near_plane), np.float32(far_plane), marks,
@@ -70,6 +71,9 @@ class DeferredAdam(Optimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
+    _known: tuple = ()
+    _arrays: tuple[np.ndarray, ...] = ()
+
     @torch.no_grad()
     def settle(self) -> None:
         """Bring every row up to date."""
@@ -86,16 +90,15 @@ class DeferredAdam(Optimizer):
 
     def stepping(self, rows: Tensor, gradients: Tensor) -> tuple | None:
         """The kernel's call that steps these rows, which also counts the step; None where nothing moves."""
-        group, values, state, width = self._parts()
+        group, arrays, state, width = self._parts()
         state["step"] += 1
         if gradients.numel() == 0:
             return None
         beta1, beta2 = group["betas"]
         rate = group["lr"] * adam.bias(state["step"], beta1, beta2)
         return (
-            adam.step_rows, rows.numpy(), _flat(gradients), _flat(values), _flat(state["exp_avg"]),
-            _flat(state["exp_avg_sq"]), _flat(state["settled"]), state["step"], width,
-            gradients[0].numel(), *map(np.float32, (rate, beta1, beta2, group["eps"])),
+            adam.step_rows, rows.numpy(), _flat(gradients), *arrays, state["step"], width,
+            math.prod(gradients.shape[1:]), *map(np.float32, (rate, beta1, beta2, group["eps"])),
         )  # fmt: skip
 
     def settling(self, rows: Tensor, out: Tensor | None) -> tuple | None:
@@ -103,21 +106,21 @@ class DeferredAdam(Optimizer):
 
         Of `out`, if any, each row takes the leading numbers, and no others are looked at.
         """
-        group, values, state, width = self._parts()
+        group, arrays, state, width = self._parts()
         if width == 0 or len(rows) == 0 or (out is not None and out.numel() == 0):
             return None
         now, betas = state["step"], group["betas"]
         tabled = -(-(now + 1) // TABLED_STEPS) * TABLED_STEPS
         return (
-            adam.settle_rows, rows.numpy(), _flat(values), _flat(state["exp_avg"]),
-            _flat(state["exp_avg_sq"]), _flat(state["settled"]), now, width,
-            width if out is None else out[0].numel(),
+            adam.settle_rows, rows.numpy(), *arrays, now, width,
+            width if out is None else math.prod(out.shape[1:]),
             np.float32(group["lr"]), np.float32(group["eps"]), *adam.fading(*betas),
             adam.recent_sums(now, *betas), adam.whole_sums(tabled, *betas),
             np.empty(0, np.float32) if out is None else _flat(out),
         )  # fmt: skip
 
-    def _parts(self) -> tuple[dict[str, Any], Tensor, dict[str, Any], int]:
+    def _parts(self) -> tuple[dict[str, Any], tuple[np.ndarray, ...], dict[str, Any], int]:
+        """Group, flat arrays (values, moments, settled), state, and the numbers of a row."""
         group = self.param_groups[0]
         values = group["params"][0]
         state = self.state[values]
@@ -125,7 +128,12 @@ class DeferredAdam(Optimizer):
             state["step"] = 0
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(values), torch.zeros_like(values)
             state["settled"] = torch.zeros(len(values))
-        return group, values, state, values[0].numel() if len(values) else 0
+        tensors = (values, state["exp_avg"], state["exp_avg_sq"], state["settled"])
+        # Asking torch for them takes longer than many a kernel; whoever grows or prunes brings new tensors.
+        known = tuple((tensor.data_ptr(), len(tensor)) for tensor in tensors)
+        if known != self._known:
+            self._known, self._arrays = known, tuple(map(_flat, tensors))
+        return group, self._arrays, state, math.prod(values.shape[1:])
 
 
 @torch.no_grad()
@@ -153,18 +161,56 @@ def step_rows(
     optimizers: Sequence[DeferredAdam],
     rows: Int[Tensor, " M"],
     gradients: Sequence[Float[Tensor, "M ..."]],
-) -> None:
+) -> bool:
     """One step of each; `rows` have these gradients and were taken since the last step, the rest have none.
 
     Args:
         gradients: shaped as they were taken; what was not taken of a row has none.
+
+    Returns:
+        whether all numbers are finite that were stepped.
     """
     calls = [o.stepping(rows, g) for o, g in zip(optimizers, gradients, strict=True)]
-    _run(calls, len(rows), adam.CHUNK)
+    return all(_run(calls, len(rows), adam.CHUNK))
 
 
-def _run(calls: Sequence[tuple | None], n_rows: int, chunk: int) -> None:
-    threads.on_all_in_turn([call for call in calls if call is not None], -(-n_rows // chunk))
+@torch.no_grad()
+def add_lengths(
+    sums: Float[Tensor, " N"],
+    counts: Float[Tensor, " N"],
+    rows: Int[Tensor, " M"] | None,
+    radii: Int[Tensor, "M 2"],
+    gradients: Float[Tensor, "M 2"],
+    size: tuple[float, float],
+) -> None:
+    """Add the lengths of one view's gradients to their rows' sums, and 1 to their counts where it shows them.
+
+    Args:
+        sums, counts: changed in place.
+        rows: what the gradients belong to, each at most once; None: to all in their order.
+        radii: on the image, pixels; 0 for what is not on it, which has no gradient.
+        gradients: of the projected centres.
+        size: factors of a gradient's two numbers.
+    """
+    if sums.device.type == "cpu":
+        rows = torch.arange(len(gradients)) if rows is None else rows
+        threads.on_all(
+            lengths.add, -(-len(rows) // lengths.CHUNK), rows.numpy(), radii.numpy(), gradients.numpy(),
+            *map(np.float32, size), _flat(sums), _flat(counts),
+        )  # fmt: skip
+        return
+    # By columns: sums over pairs are slow.
+    across, down = (gradients * gradients.new_tensor(size)).unbind(dim=-1)
+    seen = ((radii[:, 0] > 0) & (radii[:, 1] > 0)).float()
+    for total, values in ((sums, torch.hypot(across, down)), (counts, seen)):
+        if rows is None:
+            total += values
+        else:
+            total.index_add_(0, rows, values)
+
+
+def _run(calls: Sequence[tuple | None], n_rows: int, chunk: int) -> list:
+    return threads.on_all_in_turn([call for call in calls if call is not None], -(-n_rows // chunk))
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

@@ -14,12 +14,13 @@ bias.
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import LANES
-from spaceport_lab.kernels.vector import fma, square_root
+from spaceport_lab.kernels.vector import fma, splat, square_root, sum_lanes
 from spaceport_lab.kernels.vector_memory import claim, load, store
 
 CHUNK = 512
@@ -31,7 +32,7 @@ REMEMBERED = 320
 LONGEST = 1 << 14
 """Steps without a gradient after which the second moment is spent, in single precision."""
 
-ONE = np.float32(1)
+ZERO, ONE = np.float32(0), np.float32(1)
 
 
 @functools.lru_cache(maxsize=4)
@@ -44,11 +45,20 @@ def fading(beta1: float, beta2: float) -> tuple[np.ndarray, np.ndarray]:
 @functools.lru_cache(maxsize=8)
 def recent_sums(step: int, beta1: float, beta2: float) -> np.ndarray:
     """The sum above at `step` for rows last stepped 0 … REMEMBERED steps ago; [REMEMBERED + 1] float32."""
-    r = beta1 / np.sqrt(beta2)
-    ago = np.arange(REMEMBERED)
-    b = np.where(step - ago >= 1, _bias(np.maximum(step - ago, 1), beta1, beta2), 0.0)
-    sums = r ** (ago + 1) * np.cumsum(b * r**-ago)
-    return np.concatenate([[0.0], sums]).astype(np.float32)
+    falling, rising = _powers(beta1 / np.sqrt(beta2))
+    latest = np.arange(step, max(0, step - REMEMBERED), -1)
+    b = np.zeros(REMEMBERED)
+    b[: len(latest)] = _bias(latest, beta1, beta2)
+    sums = np.zeros(REMEMBERED + 1, np.float32)
+    sums[1:] = falling * np.cumsum(b * rising)
+    return sums
+
+
+@functools.lru_cache(maxsize=4)
+def _powers(r: float) -> tuple[np.ndarray, np.ndarray]:
+    """r^(k + 1) and r^-k for k = 0 … REMEMBERED - 1."""
+    k = np.arange(REMEMBERED)
+    return r ** (k + 1), r ** -k.astype(np.float64)
 
 
 @functools.lru_cache(maxsize=4)
@@ -62,7 +72,7 @@ def whole_sums(n_steps: int, beta1: float, beta2: float) -> np.ndarray:
 
 def bias(step: int, beta1: float, beta2: float) -> float:
     """b(step), by which a step's rate is multiplied; steps count from 1."""
-    return float(_bias(np.array(step), beta1, beta2))
+    return math.sqrt(-math.expm1(step * math.log(beta2))) / -math.expm1(step * math.log(beta1))
 
 
 def _bias(steps: np.ndarray, beta1: float, beta2: float) -> np.ndarray:
@@ -80,12 +90,17 @@ def settle_lanes(values, first, second, at, drift, keep1, keep2, eps):
 
 @kernel(inline=True)
 def step_lanes(gradients, g, values, first, second, at, rate, rest1, rest2, eps):
-    """One step of sixteen numbers from `at` on, their gradients from `g` on; rest1, rest2 are 1 - beta."""
+    """One step of sixteen numbers from `at` on, their gradients from `g` on; rest1, rest2 are 1 - beta.
+
+    Returns them.
+    """
     slope, mean, square = load(gradients, g), load(first, at), load(second, at)
     mean, square = fma(slope - mean, rest1, mean), fma(slope * slope - square, rest2, square)
     store(first, at, mean)
     store(second, at, square)
-    store(values, at, load(values, at) - rate * mean / (square_root(square) + eps))
+    value = load(values, at) - rate * mean / (square_root(square) + eps)
+    store(values, at, value)
+    return value
 
 
 @kernel(inline=True)
@@ -181,10 +196,15 @@ def step_rows(
         used: leading numbers of a row that have gradients.
         rate: float32, the learning rate times `bias(now)`.
         beta1, beta2, eps: float32.
+
+    Returns:
+        whether all numbers are finite that this thread has stepped.
     """
     rest1, rest2 = ONE - beta1, ONE - beta2
+    # Zero times anything that is not finite is not zero; looking costs nothing beside what is read anyway.
+    found = splat(ZERO)
     slope = rest_of_row()
-    value, mean, square = rest_of_row(), rest_of_row(), rest_of_row()
+    last_value, mean, square = rest_of_row(), rest_of_row(), rest_of_row()
     while True:
         k = claim(counter) * CHUNK
         if k >= len(rows):
@@ -198,15 +218,18 @@ def step_rows(
                 at, g = (row + piece) * width, (k + piece) * used
                 stop = at + length
                 while at + LANES <= stop:
-                    step_lanes(gradients, g, values, first, second, at, rate, rest1, rest2, eps)
+                    value = step_lanes(gradients, g, values, first, second, at, rate, rest1, rest2, eps)
+                    found = fma(value, ZERO, found)
                     at, g = at + LANES, g + LANES
                 if at < stop:
                     copy(gradients, g, slope, 0, stop - at)
-                    copy(values, at, value, 0, stop - at)
+                    copy(values, at, last_value, 0, stop - at)
                     copy(first, at, mean, 0, stop - at)
                     copy(second, at, square, 0, stop - at)
-                    step_lanes(slope, 0, value, mean, square, 0, rate, rest1, rest2, eps)
-                    copy(value, 0, values, at, stop - at)
+                    value = step_lanes(slope, 0, last_value, mean, square, 0, rate, rest1, rest2, eps)
+                    found = fma(value, ZERO, found)
+                    copy(last_value, 0, values, at, stop - at)
                     copy(mean, 0, first, at, stop - at)
                     copy(square, 0, second, at, stop - at)
             k += count
+    return sum_lanes(found) == ZERO

@@ -46,6 +46,7 @@ from spaceport_lab.kernels.vector_memory import (
     load_some,
     prefetch,
     store,
+    store_first,
     store_some,
 )
 from spaceport_lab.kernels.vector_rows import load_records
@@ -60,6 +61,7 @@ AROUND = LANES + 2 * REACH  # vectors that sixteen blurred ones are made of
 BEFORE = 2 * REACH  # how many of them are of the page before
 HALF = LANES // 2  # blurred vectors that are worked out at once
 PAGE = LANES * LANES  # floats of one map of a block of sixteen columns
+CACHE_LINE = 64  # bytes
 AHEAD = 3  # spans or blocks between asking for memory and its use
 STRIP = 640  # pixels; wider images are cut, so that a group's derivatives stay in a core's cache
 BAND = 15 * LANES  # rows, at most
@@ -128,14 +130,14 @@ def copy_edge(image, row, column, height, length, out):
             store(out, k * LANES, load_first(image, at, min(LANES, length - column)))
         else:
             for lane in range(-column, min(LANES, length - column)):
-                out[k * LANES + lane] = image[at + lane]
+                store_first(out, k * LANES + lane, load_first(image, at + lane, 1), 1)
 
 
 @kernel(inline=True)
 def prefetch_rows(image, row, height, at, count, length):
-    """Ask for `count` floats from `at` on of sixteen rows: more streams than the machine foresees itself."""
+    """Ask for `count` numbers from `at` on of sixteen rows: more streams than the machine foresees itself."""
     for k in range(max(row, 0), min(row + LANES, height)):
-        for start in range(max(at, 0), min(at + count, length), LANES):
+        for start in range(max(at, 0), min(at + count, length), CACHE_LINE // image.itemsize):
             prefetch(image, k * length + start)
 
 
@@ -305,7 +307,7 @@ def l1_ssim(
 ):  # fmt: skip
     """All bands and strips of one image; run by several threads at once on one counter.
 
-    images, target [height * width * step] float32, step the channels; scratch and rows: room for one thread;
+    images, target [height * width * step] float32, step the channels, target of bytes too; scratch and rows: room for one thread;
     sums [height * strips, 2] float64 of |x - y| and ssim; out, like images, the gradient of
     l1_weight * sum |x - y| - ssim_weight * sum ssim, if with_gradient.
     """
@@ -334,7 +336,8 @@ def loss_and_gradient(
     """One image's share of the loss, and its gradient.
 
     Args:
-        image, target: flat float32 [H*W*channels].
+        image: flat float32 [H*W*channels].
+        target: likewise, or as bytes, of which 255 is 1.
         shape: H, W, channels.
         count: numbers that the loss is the mean over (more than one image's, for a batch).
 

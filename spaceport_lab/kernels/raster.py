@@ -373,7 +373,8 @@ def backward_tile(
 def begin_backward(scratch, x0, y0, width, height, image, transmittance, g_image, g_alpha, channels):
     """T = 1, rest = all there is to come, and the gradients of a tile's pixels; zero beyond the image.
 
-    `image` holds T * background already, and T's own gradient is minus that of the accumulated alpha.
+    `image` holds T * background already, and T's own gradient is minus that of the accumulated alpha, which
+    is zero where `g_alpha` is empty.
     """
     t_plane, n_channels = PLANES * PLANE, len(channels)
     for block in range(LANES):
@@ -382,9 +383,12 @@ def begin_backward(scratch, x0, y0, width, height, image, transmittance, g_image
         seen = load_block(image, first, row, rows, columns * n_channels, channels)
         gradient = load_block(g_image, first, row, rows, columns * n_channels, channels)
         (t,) = load_block(transmittance, pixel, width, rows, columns, ONE_CHANNEL)
-        (g,) = load_block(g_alpha, pixel, width, rows, columns, ONE_CHANNEL)
+        rest = dot_each(seen, gradient)
+        if len(g_alpha) > 0:
+            (g,) = load_block(g_alpha, pixel, width, rows, columns, ONE_CHANNEL)
+            rest = fnma(t, g, rest)
         store(scratch, at, select(inside, splat(ONE), splat(-ONE)))
-        store(scratch, at + PLANE, fnma(t, g, dot_each(seen, gradient)))
+        store(scratch, at + PLANE, rest)
         store_each(scratch, at + 2 * PLANE, PLANE, gradient)
 
 

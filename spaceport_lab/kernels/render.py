@@ -41,6 +41,33 @@ class View:
     antialiased: bool = False
 
 
+def intrinsics(K: np.ndarray) -> np.ndarray:
+    """fx, fy, cx, cy, float32, of a matrix [3, 3]."""
+    return K[[0, 1, 0, 1], [0, 1, 2, 2]].astype(np.float32)
+
+
+def center(viewmat: np.ndarray) -> np.ndarray:
+    """[3] float32, where the camera of a world-to-camera matrix [4, 4] stands.
+
+    Raises:
+        BackendError: the matrix cannot be inverted.
+    """
+    # By Cramer's rule: LAPACK takes as long for nine numbers as a kernel for thousands of Gaussians.
+    (a, b, c, x), (d, e, f, y), (g, h, i, z) = viewmat[:3].tolist()
+    p, q, r = e * i - f * h, f * g - d * i, d * h - e * g
+    det = a * p + b * q + c * r
+    if det == 0:
+        raise BackendError(
+            "a view matrix cannot be inverted", got=viewmat.tolist(), expected="a rotation and a translation"
+        )
+    moved = (
+        p * x + (c * h - b * i) * y + (b * f - c * e) * z,
+        q * x + (a * i - c * g) * y + (c * d - a * f) * z,
+        r * x + (b * g - a * h) * y + (a * e - b * d) * z,
+    )
+    return np.array(moved, np.float32) / np.float32(-det)
+
+
 @dataclass(frozen=True)
 class Shape:
     """N Gaussians, flat C-contiguous float32: means [N*3], quats [N*4] wxyz, scales [N*3], opacities [N]."""
@@ -129,6 +156,7 @@ def forward(
     with_depth: bool,
     background: np.ndarray,
     for_backward: bool = True,
+    means2d: np.ndarray | None = None,
 ) -> Frame:
     """Render one view.
 
@@ -137,6 +165,8 @@ def forward(
         with_depth: depth along the optical axis as one more channel after the colours.
         background: [channels] float32, added where the Gaussians let it through.
         for_backward: also keep what `backward` needs.
+        means2d: flat float32 of `layout.padded` rows of two that the frame's are written to; None for new
+            ones.
 
     Raises:
         BackendError: there are more Gaussians than can be numbered, or the frame needs more memory than
@@ -145,7 +175,9 @@ def forward(
     channels = _color_channels(colors) + with_depth
     if channels > layout.MAX_CHANNELS:
         raise ValueError(f"at most {layout.MAX_CHANNELS} channels are rendered at once, got {channels}")
-    frame = _project(shape, view, channels, with_depth)
+    if means2d is None:
+        means2d = np.empty(2 * layout.padded(shape.n), np.float32)
+    frame = _project(shape, view, channels, with_depth, means2d)
     _color(frame, shape, colors)
     _bin(frame, shape.n, for_backward)
     _rasterize(frame, background)
@@ -157,7 +189,7 @@ def backward(
     shape: Shape,
     colors: Harmonics | Given | None,
     g_image: np.ndarray,
-    g_alpha: np.ndarray,
+    g_alpha: np.ndarray | None,
     with_absolute: bool = False,
     with_camera: bool = False,
 ) -> Gradients:
@@ -165,11 +197,13 @@ def backward(
 
     Args:
         g_image: [H*W*channels] float32 gradient of the image.
-        g_alpha: [H*W] float32 gradient of the accumulated alpha.
+        g_alpha: [H*W] float32 gradient of the accumulated alpha; None for zeros.
         with_absolute: sum |gradient of the 2D mean| over pixels too (AbsGS).
         with_camera: gradients of the view matrix and of the camera's centre too.
     """
     n_slots = int(frame.first_slot[-1])
+    if g_alpha is None:
+        g_alpha = np.zeros(0, np.float32)
     slots, begun = layout.aligned_empty(n_slots * layout.SLOT_STRIDE), np.zeros(n_slots, np.uint8)
     threads.on_all(
         raster.backward, len(frame.starts) - 1, frame.starts, frame.word_starts, frame.ends,
@@ -190,7 +224,7 @@ def _color_channels(colors: Harmonics | Given | None) -> int:
     return 3 if isinstance(colors, Harmonics) else colors.channels
 
 
-def _project(shape: Shape, view: View, channels: int, with_depth: bool) -> Frame:
+def _project(shape: Shape, view: View, channels: int, with_depth: bool, means2d: np.ndarray) -> Frame:
     if shape.n >= layout.MAX_GAUSSIANS:
         raise BackendError(
             "there are more Gaussians than can be numbered",
@@ -203,7 +237,7 @@ def _project(shape: Shape, view: View, channels: int, with_depth: bool) -> Frame
         view, channels, with_depth, tiles, stride,
         records=layout.aligned_empty(rows * stride),
         radii=np.empty(rows * 2, np.int32),
-        means2d=np.empty(rows * 2, np.float32),
+        means2d=means2d,
         depths=np.empty(rows, np.float32),
         keys=np.empty(rows, np.uint32),
         counts=np.empty(rows, np.int32),

@@ -2,6 +2,8 @@
 
 Not numba's own parallelism: its default layer may not be entered by two threads at once, and its idle
 threads can spin against torch's. Here an idle thread sleeps, and any number of callers may share the pool.
+Nor a ThreadPoolExecutor: a kernel may take a tenth of a millisecond, and the conditions of a Future's life
+take as long as that to be kept, under the lock that both threads wait for.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ import math
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import SimpleQueue
 
 import numpy as np
 
 _lock = threading.Lock()
-_pool: ThreadPoolExecutor | None = None
-_pool_size = 0
+_calls: SimpleQueue[_Call] = SimpleQueue()
+_n_workers = 0
 _limit: int | None = None
 
 
@@ -52,14 +54,19 @@ def run_on_threads(work: Callable[[], object], n_threads: int) -> None:
     Raises:
         what `work` raised, after all calls have ended.
     """
-    futures = [_executor(n_threads - 1).submit(work) for _ in range(n_threads - 1)]
+    calls = [_Call(work) for _ in range(n_threads - 1)]
+    if calls:
+        _employ(len(calls))
+        for call in calls:
+            _calls.put(call)
     try:
         work()
     finally:
-        errors = [future.exception() for future in futures if not future.cancel()]
-    for error in errors:
-        if error is not None:
-            raise error
+        for call in calls:
+            call.end()
+    for call in calls:
+        if call.error is not None:
+            raise call.error
 
 
 def on_all(kernel: Callable, n_shares: int, *args: object) -> list:
@@ -83,25 +90,56 @@ def on_all_in_turn(calls: Sequence[tuple], n_shares: int) -> list:
     return results
 
 
-def _executor(size: int) -> ThreadPoolExecutor:
-    global _pool, _pool_size
+class _Call:
+    """One call of `work` by a worker, or by none where its caller was done before a worker came to it."""
+
+    __slots__ = ("_done", "_taken", "error", "work")
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.work, self.error = work, None
+        self._taken, self._done = threading.Lock(), threading.Lock()
+        self._done.acquire()
+
+    def run(self) -> None:
+        if not self._taken.acquire(blocking=False):
+            return
+        try:
+            self.work()
+        except BaseException as error:  # for the caller to raise
+            self.error = error
+        finally:
+            self._done.release()
+
+    def end(self) -> None:
+        """Wait for the worker that has it, or see to it that none will."""
+        if not self._taken.acquire(blocking=False):
+            self._done.acquire()
+
+
+def _employ(count: int) -> None:
+    """See to it that there are `count` workers."""
+    global _n_workers
+    if _n_workers >= count:
+        return
     with _lock:
-        if _pool is None or _pool_size < size:
-            # An older, smaller pool may still be in use by another caller: it is left to finish, not shut
-            # down.
-            _pool = ThreadPoolExecutor(size, thread_name_prefix="spaceport-kernel")
-            _pool_size = size
-        return _pool
+        while _n_workers < count:
+            _n_workers += 1
+            threading.Thread(target=_serve, name=f"spaceport-kernel-{_n_workers}", daemon=True).start()
 
 
-def _forget_pool() -> None:
-    """A forked child has the pool's object but none of its threads."""
-    global _pool, _pool_size, _lock
-    _pool, _pool_size, _lock = None, 0, threading.Lock()
+def _serve() -> None:
+    while True:
+        _calls.get().run()
+
+
+def _forget_workers() -> None:
+    """A forked child has the queue but none of its threads."""
+    global _calls, _n_workers, _lock
+    _calls, _n_workers, _lock = SimpleQueue(), 0, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_workers)
 
 
 @functools.cache

@@ -57,23 +57,39 @@ def element_pointer(
     return builder.gep(array.data, [index])
 
 
+def load_floats(builder: ir.IRBuilder, array: types.Array, pointer: Any, lanes: int) -> Any:
+    """A vector from a pointer into `array`; of bytes 255 is 1."""
+    if array.dtype == types.uint8:
+        bytes_type = ir.VectorType(I8, lanes)
+        return of_bytes(builder, builder.load(builder.bitcast(pointer, bytes_type.as_pointer()), align=1))
+    return builder.load(builder.bitcast(pointer, ir.VectorType(F32, lanes).as_pointer()), align=4)
+
+
+def of_bytes(builder: ir.IRBuilder, values: Any) -> Any:
+    """A vector of bytes as numbers from 0 to 1."""
+    lanes = values.type.count
+    whole = builder.zext(values, ir.VectorType(I32, lanes))
+    numbers = builder.sitofp(whole, ir.VectorType(F32, lanes))
+    return builder.fmul(numbers, constant(float(np.float32(1 / 255)), lanes))
+
+
 def _load(kind: Floats, array: Any, index: Any) -> Any:
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         pointer = element_pointer(context, builder, sig, args, count=kind.lanes)
-        return builder.load(builder.bitcast(pointer, ir.VectorType(F32, kind.lanes).as_pointer()), align=4)
+        return load_floats(builder, sig.args[0], pointer, kind.lanes)
 
     return kind(array, index), generate
 
 
 @intrinsic
 def load(typing_context: Any, array: Any, index: Any) -> Any:
-    """array[index : index + 16] of a flat float32 array."""
+    """array[index : index + 16] of a flat float32 array; of bytes as numbers from 0 to 1."""
     return _load(floats, array, index)
 
 
 @intrinsic
 def load_narrow(typing_context: Any, array: Any, index: Any) -> Any:
-    """array[index : index + WIDTH] of a flat float32 array."""
+    """array[index : index + WIDTH] of a flat float32 array; of bytes as numbers from 0 to 1."""
     return _load(narrow, array, index)
 
 
@@ -135,9 +151,14 @@ def load_first(typing_context: Any, array: Any, index: Any, count: Any) -> Any:
 
     def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
         count = context.cast(builder, args[2], sig.args[2], types.intp)
-        pointer = builder.bitcast(element_pointer(context, builder, sig, args, count=count), VF.as_pointer())
+        pointer = element_pointer(context, builder, sig, args, count=count)
         lanes = first_lanes(context, builder, args[2], sig.args[2])
-        arguments = [pointer, ir.Constant(I32, 4), lanes, constant(0.0)]
+        if sig.args[0].dtype == types.uint8:
+            kind = ir.VectorType(I8, LANES)
+            place, zeros = builder.bitcast(pointer, kind.as_pointer()), ir.Constant(kind, [0] * LANES)
+            arguments = [place, ir.Constant(I32, 1), lanes, zeros]
+            return of_bytes(builder, call(builder, "llvm.masked.load.v16i8.p0", kind, arguments))
+        arguments = [builder.bitcast(pointer, VF.as_pointer()), ir.Constant(I32, 4), lanes, constant(0.0)]
         return call(builder, "llvm.masked.load.v16f32.p0", VF, arguments)
 
     return floats(array, index, count), generate

@@ -26,7 +26,7 @@ from spaceport_lab.kernels.vector import (
     narrow,
     spread,
 )
-from spaceport_lab.kernels.vector_memory import element_pointer
+from spaceport_lab.kernels.vector_memory import element_pointer, load_floats
 
 
 def tuple_of(builder: ir.IRBuilder, context: Any, tuple_type: types.UniTuple, values: list) -> Any:
@@ -72,7 +72,7 @@ def _load_each(kind: Floats, scalar: bool, array: Any, index: Any, stride: Any, 
             if scalar:
                 values.append(spread(builder, builder.load(pointer), vector))
             else:
-                values.append(builder.load(builder.bitcast(pointer, vector.as_pointer()), align=4))
+                values.append(load_floats(builder, sig.args[0], pointer, kind.lanes))
         return tuple_of(builder, context, result, values)
 
     return result(array, index, stride, channels), generate

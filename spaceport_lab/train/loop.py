@@ -95,7 +95,7 @@ def optimise(
 
         # Update.
         progress.note_loss(state, loss_value)
-        shown.step(seen, state)
+        finite = shown.step(seen, state)
         c.step = done = step + 1
         for name, correction in (("exposure", state.appearance), ("cameras", state.cameras)):
             if correction:
@@ -108,7 +108,7 @@ def optimise(
 
         # Look, before Gaussians that have just been split blur what there is to see.
         c.seconds += time.monotonic() - began
-        if (looks or evaluates) and (fault := not_finite(state.splats)):
+        if (not finite or evaluates or checkpoints) and (fault := not_finite(state.splats)):
             c.fault, c.stopped_by = f"{fault} by step {done}", "nan"
             break
         if evaluates:
@@ -177,14 +177,11 @@ def render(
     if p.background == "random":
         background = torch.rand(1, 3).to(view.photo.device)
     splats = seen.splats
-    opacities = torch.sigmoid(splats["opacities"])
-    if left_out:
-        # Raised by as much, so that all of them together are as opaque as these.
-        opacities = opacities * (torch.rand_like(opacities) >= left_out) / (1 - left_out)
+    scales, opacities = backends.activate(splats["scales"], splats["opacities"], left_out)
     renders, _, info = backends.rasterize(
         splats["means"],
         splats["quats"],
-        torch.exp(splats["scales"]),
+        scales,
         opacities,
         (splats["sh0"], splats["shN"]),
         viewmat,
@@ -196,6 +193,8 @@ def render(
         eps2d=eps2d,
         absgrad=p.absgrad,
         backend=backend,
+        # Rows that were taken out have been looked at since they changed.
+        check_finite=seen.rows is None,
     )
     info["gaussian_ids"] = seen.rows
     return renders, info

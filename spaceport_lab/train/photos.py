@@ -36,13 +36,13 @@ class View:
     """One photograph with its camera, ready for the loss.
 
     Attributes:
-        photo: [H, W, 3] in 0..1.
+        photo: [H, W, 3] as it was decoded; on the CPU it is what is kept, so not to be written to.
         mask: [H, W] True where the photograph counts; None where all of it does.
         viewmat: [1, 4, 4] world to camera.
         K: [1, 3, 3] intrinsics in pixels of `photo`.
     """
 
-    photo: Float[Tensor, "H W 3"]
+    photo: UInt8[Tensor, "H W 3"]
     mask: Bool[Tensor, "H W"] | None
     viewmat: Float[Tensor, "1 4 4"]
     K: Float[Tensor, "1 3 3"]
@@ -134,7 +134,7 @@ class Photos:
         K[1] *= height / self._sizes[index][1]
         mask = picture.mask
         return View(
-            torch.from_numpy(picture.photo).to(device).float() / 255,
+            torch.from_numpy(picture.photo).to(device),
             None if mask is None else torch.from_numpy(mask.copy()).to(device),
             torch.from_numpy(self.cameras.viewmats[index : index + 1].astype(np.float32)).to(device),
             torch.from_numpy(K[None]).to(device),

@@ -61,18 +61,22 @@ def take(state: State, view: View, viewmat: Tensor, degree: int, eps2d: float) -
 
 
 @torch.no_grad()
-def step(seen: Shown, state: State) -> None:
-    """Move what was shown by its gradients."""
+def step(seen: Shown, state: State) -> bool:
+    """Move what was shown by its gradients.
+
+    Returns:
+        whether all numbers are finite that were moved; on a GPU they are not looked at.
+    """
     if state.sh_degrees is not None:
         _hold_dropped_bands(seen, state.sh_degrees)
     if seen.rows is None:
         for optimizer in state.optimizers.values():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-        return
+        return True
     fields = [seen.splats[name] for name in state.optimizers]
     gradients = [torch.zeros_like(field) if field.grad is None else field.grad for field in fields]
-    step_rows(list(state.optimizers.values()), seen.rows, gradients)
+    return step_rows(list(state.optimizers.values()), seen.rows, gradients)
 
 
 def settle(state: State) -> None:

@@ -10,8 +10,9 @@ import torch
 from gsplat.strategy import DefaultStrategy, ops
 from torch import Tensor
 
+from spaceport_lab.backends import add_lengths
 from spaceport_lab.params import TrainParams
-from spaceport_lab.train.densify.record import Refined, histogram, quantiles
+from spaceport_lab.train.densify.record import Refined, histogram, ordered, quantiles
 from spaceport_lab.train.schedules import Plan
 
 NO_GRADIENT = 1e-7
@@ -79,17 +80,9 @@ class Adc(DefaultStrategy):
         if state["grad2d"] is None:
             state["grad2d"], state["count"] = (means2d.new_zeros(n) for _ in range(2))
         gradients = means2d.absgrad if self.absgrad else means2d.grad
-        size = gradients.new_tensor([info["width"] / 2, info["height"] / 2]) * info["n_cameras"]
-        ids = info["gaussian_ids"]
+        size = (info["width"] / 2 * info["n_cameras"], info["height"] / 2 * info["n_cameras"])
         for radii, of_view in zip(info["radii"], gradients, strict=True):
-            # What was not on the image has no gradient. By columns: sums over pairs are slow.
-            across, down = (of_view * size).unbind(dim=-1)
-            seen = ((radii[:, 0] > 0) & (radii[:, 1] > 0)).float()
-            for name, values in (("grad2d", torch.hypot(across, down)), ("count", seen)):
-                if ids is None:
-                    state[name] += values
-                else:
-                    state[name].index_add_(0, ids, values)
+            add_lengths(state["grad2d"], state["count"], info["gaussian_ids"], radii, of_view, size)
 
     @torch.no_grad()
     def _grow_gs(self, params, optimizers, state, step):
@@ -97,7 +90,7 @@ class Adc(DefaultStrategy):
         given = self.grow_grad2d
         target = None if given else min(self.cap, self.growth.target(step))
         self.grow_grad2d = self._threshold(gradients, target)
-        seen = gradients[state["count"] > 0]
+        seen = ordered(gradients[state["count"] > 0])
         self._last = Refined(
             len(gradients),
             above=int((gradients > (given or self.grow_grad2d)).sum()),

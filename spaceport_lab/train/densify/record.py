@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -56,29 +58,38 @@ class Refined:
         return asdict(self)
 
 
-def quantiles(gradients: Float[Tensor, " N"]) -> dict[str, float]:
-    """The figures of `QUANTILES`; zeros where there is no gradient at all."""
-    if len(gradients) == 0:
+def ordered(gradients: Float[Tensor, " N"]) -> Float[Tensor, " N"]:
+    """Rising."""
+    # On the CPU numpy sorts with vectors, thirty times as fast as torch.
+    return gradients.sort().values if gradients.is_cuda else torch.from_numpy(np.sort(gradients.numpy()))
+
+
+def quantiles(rising: Float[Tensor, " N"]) -> dict[str, float]:
+    """The figures of `QUANTILES` of gradients in rising order; zeros where there is no gradient at all."""
+    if len(rising) == 0:
         return dict.fromkeys(QUANTILES, 0.0)
-    ordered = gradients.sort().values
-    last = len(ordered) - 1
-    return {name: float(ordered[round(share * last)]) for name, share in QUANTILES.items()}
+    last = len(rising) - 1
+    return {name: float(rising[round(share * last)]) for name, share in QUANTILES.items()}
 
 
-def histogram(gradients: Float[Tensor, " N"]) -> dict[str, list]:
+def histogram(rising: Float[Tensor, " N"]) -> dict[str, list]:
     """Counts of the gradients in bins of equal ratio; what lies below the first edge counts in the first bin.
+
+    Args:
+        rising: the gradients in rising order.
 
     Returns:
         `edges` [B + 1] and `counts` [B] with at most 48 bins, which add up to N; both empty where there is no
         gradient above zero.
     """
-    most = float(gradients.max()) if len(gradients) else 0.0
+    most = float(rising[-1]) if len(rising) else 0.0
     if not 0 < most < math.inf:
         return {"edges": [], "counts": []}
-    least = float(gradients.sort().values[int(LEAST_SHARE * (len(gradients) - 1))])
+    least = float(rising[int(LEAST_SHARE * (len(rising) - 1))])
     end = math.floor(math.log10(most) * PER_DECADE) + 1
     first = math.floor(math.log10(least) * PER_DECADE) if least > 0 else end - MOST_BINS
     edges = [10 ** (k / PER_DECADE) for k in range(max(first, end - MOST_BINS), end + 1)]
-    inner = torch.tensor(edges[1:-1], dtype=torch.float64, device=gradients.device)
-    counts = torch.bincount(torch.bucketize(gradients.double(), inner, right=True), minlength=len(edges) - 1)
-    return {"edges": [float(f"{edge:.4g}") for edge in edges], "counts": counts.tolist()}
+    inner = torch.tensor(edges[1:-1], dtype=torch.float64, device=rising.device)
+    below = [0, *torch.searchsorted(rising.double(), inner).tolist(), len(rising)]
+    counts = [after - before for before, after in pairwise(below)]
+    return {"edges": [float(f"{edge:.4g}") for edge in edges], "counts": counts}
