@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from spaceport_lab.backends import l1_ssim_loss, rasterize
+from spaceport_lab.backends import activate, l1_ssim_loss, rasterize
 from spaceport_lab.kernels import threads
 
 
@@ -42,11 +42,11 @@ def run(n: int, width: int, height: int, degree: int, trains: bool) -> None:
     K = torch.tensor([[[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]]])
     fields = [field.requires_grad_(trains) for field in scene(n, width, height, degree)]
     adam = torch.optim.Adam(fields, lr=1e-4, fused=True)
-    photo = torch.rand(1, height, width, 3) if trains else None
+    photo = torch.randint(256, (1, height, width, 3), dtype=torch.uint8) if trains else None
     for _ in range(3):
         means, quats, scales, opacities, sh0, shN = fields
         image = rasterize(
-            means, quats, scales.exp(), opacities.sigmoid(), (sh0, shN), viewmat, K, width, height,
+            means, quats, *activate(scales, opacities), (sh0, shN), viewmat, K, width, height,
             sh_degree=degree,
         )[0]  # fmt: skip
         if trains:

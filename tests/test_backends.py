@@ -551,6 +551,22 @@ class TestLoss:
         assert abs(value - want) < 1e-6
         assert_close("render", ours.grad, exact.grad)
 
+    @pytest.mark.parametrize("shape", [(1, 1, 3), (5, 7, 3), (33, 70, 3), (40, 13, 1), (2, 50, 61, 4)])
+    def test_bytes_are_photographs_too(self, shape: tuple) -> None:
+        g = torch.Generator().manual_seed(3)
+        photo = torch.randint(0, 256, shape, generator=g, dtype=torch.uint8)
+        render = torch.rand(shape, generator=g).requires_grad_()
+        results = []
+        for target in (photo, photo / 255):
+            value = l1_ssim_loss(render, target)
+            results.append((value.detach(), *torch.autograd.grad(value, render)))
+        value = torch_l1_ssim_loss(render, photo / 255)
+        assert abs(results[0][0] - value) < 1e-6
+        assert_close("render", results[0][1], results[1][1])
+        exact = l1_ssim_loss(render.double(), photo)
+        assert exact.dtype == torch.float64
+        assert abs(exact - value) < 1e-6
+
     def test_torch_version_equals_the_plain_one(self) -> None:
         g = torch.Generator().manual_seed(2)
         render, target = (torch.rand(23, 31, 3, generator=g).double() for _ in range(2))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaceport_lab import backends
-from spaceport_lab.backends import DeferredAdam, rows_in_view, step_rows, take_rows
+from spaceport_lab.backends import DeferredAdam, add_lengths, rows_in_view, step_rows, take_rows
 from spaceport_lab.kernels import adam
 
 
@@ -130,6 +130,40 @@ def test_numbers_without_gradients_stay(used: int) -> None:
         step_rows([optimizer], rows, [torch.ones(4, 15, 3)])
     optimizer.settle()
     assert torch.all(values[:, used:] < 1)
+
+
+@pytest.mark.parametrize("width", [1, 3, 16, 45])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_step_tells_of_numbers_that_are_none(width: int, bad: float) -> None:
+    values = torch.nn.Parameter(torch.ones(50, width))
+    optimizer = DeferredAdam([values], lr=0.1)
+    rows = torch.arange(0, 50, 2)
+    gradients = torch.ones(len(rows), width)
+    take_rows([optimizer], rows, [None])
+    assert step_rows([optimizer], rows, [gradients])
+    gradients[17, width - 1] = bad
+    take_rows([optimizer], rows, [None])
+    assert not step_rows([optimizer], rows, [gradients])
+    assert torch.isnan(values[34, width - 1])
+    assert int(torch.isnan(values).sum()) == 1
+
+
+@pytest.mark.parametrize("n", [0, 1, 50, 9000])
+def test_lengths_of_gradients_are_added_up(n: int) -> None:
+    g = torch.Generator().manual_seed(n)
+    rows = torch.randperm(2 * n, generator=g)[:n]
+    radii = torch.randint(0, 3, (n, 2), generator=g, dtype=torch.int32)
+    gradients = torch.randn(n, 2, generator=g)
+    sums, counts = torch.rand(2 * n, generator=g), torch.rand(2 * n, generator=g)
+    expected = sums.clone(), counts.clone()
+    expected[0][rows] += (gradients * torch.tensor([3.0, 0.5])).norm(dim=1)
+    expected[1][rows] += (radii > 0).all(dim=1)
+    add_lengths(sums, counts, rows, radii, gradients, (3.0, 0.5))
+    torch.testing.assert_close(sums, expected[0])
+    assert torch.equal(counts, expected[1])
+    all_rows = torch.zeros(n), torch.zeros(n)
+    add_lengths(*all_rows, None, radii, gradients, (3.0, 0.5))
+    torch.testing.assert_close(all_rows[0], (gradients * torch.tensor([3.0, 0.5])).norm(dim=1))
 
 
 def test_gsplat_grows_and_prunes_its_state() -> None:

@@ -529,7 +529,14 @@ def test_what_a_mask_hides_teaches_nothing(tmp_path: Path) -> None:
 def test_compact_is_smaller(tmp_path: Path) -> None:
     run = scenes.make_run(tmp_path)
     finish(
-        run, prune_share=0.5, prune_sh=11.0, shN_lr=0.002, grow_to=600, sh_degree=2, sh_degree_interval=0.1
+        run,
+        prune_share=0.5,
+        prune_sh=11.0,
+        shN_lr=0.002,
+        shN_every=1,
+        grow_to=600,
+        sh_degree=2,
+        sh_degree_interval=0.1,
     )
     pruned = [r for r in records(run, "refine") if r["gradients"] is None and r["pruned"]]
     assert [r["step"] for r in pruned] == [56, 61, 66, 72]

@@ -131,6 +131,14 @@ def test_the_fewer_photographs_the_more_gaussians_are_left_out() -> None:
     assert never.dropout.at(1000) == 0
 
 
+def test_most_steps_leave_the_higher_bands_as_they_are() -> None:
+    p = TrainParams(max_steps=1000, shN_every=3)
+    plan = schedules.plan(p, 1.0, 400, 5000, SPECTRUM)
+    assert [plan.resting(step) for step in range(4)] == [(), ("shN",), ("shN",), ()]
+    always = schedules.plan(p.model_copy(update={"shN_every": 1}), 1.0, 400, 5000, SPECTRUM)
+    assert not any(always.resting(step) for step in range(10))
+
+
 def test_blur_halves_until_it_is_gone() -> None:
     blur = Blur(4.0, 100)
     assert [blur.at(s) for s in (0, 24, 25, 50, 75, 99, 100, 900)] == [4, 4, 2, 1, 0.5, 0.5, 0, 0]

@@ -4,9 +4,11 @@ import numpy as np
 import torch
 from splats import random_splat
 
+from spaceport_lab.backends import take_rows
 from spaceport_lab.params import TrainParams
-from spaceport_lab.train import densify, schedules, shown
+from spaceport_lab.train import densify, loop, schedules, shown
 from spaceport_lab.train.checkpoint import Counters, State, make_optimizers
+from spaceport_lab.train.photos import View
 from spaceport_lab.train.starting import FIELDS
 
 
@@ -29,6 +31,14 @@ def make_state(n: int) -> State:
     state.sh_degrees = (torch.arange(n) % 4).to(torch.uint8)
     splats["quats"].data[:, 0] = state.sh_degrees.float()
     return state
+
+
+def make_view() -> View:
+    """Of a part of what `make_state` made."""
+    viewmat = torch.eye(4)[None].clone()
+    viewmat[0, 2, 3] = 2.0
+    K = torch.tensor([[[60.0, 0, 24], [0, 60, 16], [0, 0, 1]]])
+    return View(torch.full((32, 48, 3), 128, dtype=torch.uint8), None, viewmat, K)
 
 
 def test_neighbours_in_space_lie_side_by_side_and_nobody_loses_what_is_theirs() -> None:
@@ -61,3 +71,43 @@ def test_arranging_twice_changes_nothing() -> None:
     shown.arrange(state)
     assert all(torch.equal(once[name], values) for name, values in state.splats.items())
     assert state.strategy.state["scene_scale"] == 1.0
+
+
+def test_what_rests_is_shown_and_stays() -> None:
+    """A step that leaves a field as it is moves the others as one that does not."""
+    moved, rested = make_state(300), make_state(300)
+    view, states = make_view(), []
+    for state, resting in ((moved, ()), (rested, ("shN",))):
+        for optimizer in state.optimizers.values():
+            optimizer.param_groups[0]["lr"] = 0.01
+            moments = optimizer.state[optimizer.param_groups[0]["params"][0]]
+            moments["exp_avg"].zero_()
+            moments["exp_avg_sq"].fill_(1.0)
+            moments["settled"].fill_(moments["step"])
+        states.append({name: values.detach().clone() for name, values in state.splats.items()})
+        seen = shown.take(state, view, view.viewmat, 3, 0.3, resting)
+        assert 0 < seen.n < state.n
+        assert torch.equal(seen.splats["shN"], state.splats["shN"].detach()[seen.rows])
+        renders, _ = loop.render(seen, view, view.viewmat, 3, 0.3, 0.0, TrainParams(), "cpu")
+        loop.compare(renders, view, TrainParams()).backward()
+        assert (seen.splats["shN"].grad is None) == (resting == ("shN",))
+        assert shown.step(seen, state)
+    for name, before in states[0].items():
+        assert torch.equal(before, states[1][name])
+        if name == "shN":
+            assert torch.equal(rested.splats[name], before)
+            assert not torch.equal(moved.splats[name], before)
+        else:
+            assert torch.equal(moved.splats[name], rested.splats[name])
+            assert not torch.equal(moved.splats[name], before)
+
+
+def test_bands_that_rested_are_settled_by_their_own_steps() -> None:
+    state = make_state(50)
+    optimizer = state.optimizers["shN"]
+    values, rows = state.splats["shN"], torch.arange(50)
+    before = values.detach().clone()
+    optimizer.param_groups[0]["lr"] = 0.01
+    (taken,) = take_rows([optimizer], rows, [None], [True])
+    assert torch.equal(taken, before)
+    assert torch.equal(values, before), "what was only looked at is where it was"

@@ -166,7 +166,7 @@ class _Rasterize(torch.autograd.Function):
             g_image = torch.zeros_like(image)
         g = render.backward(
             frame, shape, colors, _flat(g_image), None if g_alpha is None else _flat(g_alpha),
-            with_absolute=ctx.absgrad, with_camera=needs[6] or needs[7],
+            with_absolute=ctx.absgrad, with_camera=needs[6] or needs[7], with_rest=needs[4] or needs[5],
         )  # fmt: skip
         n = shape.n
         if ctx.absgrad:
@@ -211,7 +211,7 @@ def _color_gradients(
         return None, None
     if degree is None:
         return _rows(g.colors, *color.shape), None
-    g_rest = None if rest is None else torch.from_numpy(g.shn).reshape(rest.shape)
+    g_rest = None if rest is None or not len(g.shn) else torch.from_numpy(g.shn).reshape(rest.shape)
     return torch.from_numpy(g.sh0).reshape(color.shape), g_rest
 
 

@@ -44,10 +44,10 @@ def training_bytes(n: int, width: int, height: int, *, sh_degree: int = 3, absgr
     spans, words = _touched(n, pixels)
     # Values, gradients, two moments; scales and opacities once more as they are activated, with gradients.
     row = (4 * _parameters(sh_degree) + 2 * 4) * FLOAT
-    # The 2D means as autograd's leaf, its gradient and the kernel's (twice with absgrad), and the colours'.
-    row += (2 * 3 + 3 + (4 if absgrad else 0)) * FLOAT
-    # image, T, alpha, their gradients, the photograph as floats, the loss's gradient
-    per_pixel = FLOAT * (3 + 1 + 1 + 3 + 1 + 3)
+    # The 2D means, their gradient (and the absolute one, twice), and the colours'.
+    row += (2 * 2 + 3 + (4 if absgrad else 0)) * FLOAT
+    # image, T, alpha, the image's gradient
+    per_pixel = FLOAT * (3 + 1 + 1 + 3)
     return (
         n * (row + _frame_row()) + spans * render.SPAN_BYTES + words * FLOAT + pixels * per_pixel
         + _loss_rows(width)

@@ -101,10 +101,11 @@ class DeferredAdam(Optimizer):
             math.prod(gradients.shape[1:]), *map(np.float32, (rate, beta1, beta2, group["eps"])),
         )  # fmt: skip
 
-    def settling(self, rows: Tensor, out: Tensor | None) -> tuple | None:
+    def settling(self, rows: Tensor, out: Tensor | None, rests: bool = False) -> tuple | None:
         """The kernel's call that brings these rows up to date and copies them; None where there is nothing.
 
-        Of `out`, if any, each row takes the leading numbers, and no others are looked at.
+        Of `out`, if any, each row takes the leading numbers, and no others are looked at. What rests is
+        copied as it is.
         """
         group, arrays, state, width = self._parts()
         if width == 0 or len(rows) == 0 or (out is not None and out.numel() == 0):
@@ -112,7 +113,7 @@ class DeferredAdam(Optimizer):
         now, betas = state["step"], group["betas"]
         tabled = -(-(now + 1) // TABLED_STEPS) * TABLED_STEPS
         return (
-            adam.settle_rows, rows.numpy(), *arrays, now, width,
+            adam.settle_rows, rows.numpy(), *arrays, 0 if rests else now, width,
             width if out is None else math.prod(out.shape[1:]),
             np.float32(group["lr"]), np.float32(group["eps"]), *adam.fading(*betas),
             adam.recent_sums(now, *betas), adam.whole_sums(tabled, *betas),
@@ -138,7 +139,10 @@ class DeferredAdam(Optimizer):
 
 @torch.no_grad()
 def take_rows(
-    optimizers: Sequence[DeferredAdam], rows: Int[Tensor, " M"], used: Sequence[int | None]
+    optimizers: Sequence[DeferredAdam],
+    rows: Int[Tensor, " M"],
+    used: Sequence[int | None],
+    rests: Sequence[bool] | None = None,
 ) -> list[Float[Tensor, "M ..."]]:
     """Copies of the rows of each optimizer's tensor, brought up to date.
 
@@ -147,11 +151,14 @@ def take_rows(
         rows: each at most once.
         used: for each tensor, how many of the leading entries along its second dimension to copy, which are
             all that have ever had gradients; None for all there are.
+        rests: for each tensor, whether these rows will not be stepped: then they may be as far behind as they
+            lie, which is what they remembered of their gradients when they were last stepped.
     """
+    rests = [False] * len(optimizers) if rests is None else rests
     shapes = [o.param_groups[0]["params"][0].shape[1:] for o in optimizers]
     shapes = [shape if n is None else (n, *shape[1:]) for shape, n in zip(shapes, used, strict=True)]
     taken = [torch.empty(len(rows), *shape) for shape in shapes]
-    calls = [o.settling(rows, out) for o, out in zip(optimizers, taken, strict=True)]
+    calls = [o.settling(rows, *each) for o, *each in zip(optimizers, taken, rests, strict=True)]
     _run(calls, len(rows), adam.CHUNK)
     return taken
 

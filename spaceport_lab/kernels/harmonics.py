@@ -218,7 +218,8 @@ def shade_backward(
 ):  # fmt: skip
     """Gradients of the coefficients (all of them written) and of the direction, added to those of the means.
 
-    n_coefficients: how many coefficients per channel shN holds; those above `degree` get zeros. g_colors
+    n_coefficients: how many coefficients per channel shN holds; those above `degree` get zeros; 0 where none
+    of their gradients are wanted, and g_shn is empty. g_colors
     [n*3] and g_means [n*3] are padded as in `project`. camera_sums [chunks, 3] float64 takes the gradient of
     the camera's centre, one row for each CHUNK.
     """
@@ -256,7 +257,7 @@ def shade_backward(
                 )  # fmt: skip
                 for k in range(rows * stride_0):
                     g_sh0[i * stride_0 + k] = last_sh0[k]
-                for k in range(rows * stride_n):
+                for k in range(rows * stride_n if all_floats > 0 else 0):
                     g_shn[i * stride_n + k] = last_shn[k]
 
 

@@ -307,9 +307,9 @@ def l1_ssim(
 ):  # fmt: skip
     """All bands and strips of one image; run by several threads at once on one counter.
 
-    images, target [height * width * step] float32, step the channels, target of bytes too; scratch and rows: room for one thread;
-    sums [height * strips, 2] float64 of |x - y| and ssim; out, like images, the gradient of
-    l1_weight * sum |x - y| - ssim_weight * sum ssim, if with_gradient.
+    images, target [height * width * step] float32, step the channels, or target of bytes; scratch and rows:
+    room for one thread; sums [height * strips, 2] float64 of |x - y| and ssim; out, like images, the gradient
+    of l1_weight * sum |x - y| - ssim_weight * sum ssim, if with_gradient.
     """
     while True:
         share = claim(counter)

@@ -192,6 +192,7 @@ def backward(
     g_alpha: np.ndarray | None,
     with_absolute: bool = False,
     with_camera: bool = False,
+    with_rest: bool = True,
 ) -> Gradients:
     """Gradients of a rendered view.
 
@@ -200,6 +201,7 @@ def backward(
         g_alpha: [H*W] float32 gradient of the accumulated alpha; None for zeros.
         with_absolute: sum |gradient of the 2D mean| over pixels too (AbsGS).
         with_camera: gradients of the view matrix and of the camera's centre too.
+        with_rest: of harmonics above degree 0 too; else their gradients are empty.
     """
     n_slots = int(frame.first_slot[-1])
     if g_alpha is None:
@@ -211,7 +213,7 @@ def backward(
         frame.view.height, frame.tiles[0], frame.image, frame.transmittance, g_image, g_alpha, slots, begun,
         _channel_tuple(2 if with_absolute else 0), _channel_tuple(frame.channels),
     )  # fmt: skip
-    return _carry_back(frame, shape, colors, slots, with_absolute, with_camera)
+    return _carry_back(frame, shape, colors, slots, with_absolute, with_camera, with_rest)
 
 
 def _channel_tuple(channels: int) -> tuple:
@@ -344,13 +346,14 @@ def _carry_back(
     slots: np.ndarray,
     with_absolute: bool,
     with_camera: bool,
+    with_rest: bool,
 ) -> Gradients:
     n, view, rows = shape.n, frame.view, layout.padded(shape.n)
     color_channels = _color_channels(colors)
     chunks = _chunks(n)
     camera_sums = np.zeros((chunks, projection.CAMERA_SUMS))
     center_sums = np.zeros((chunks, 3))
-    g_sh0, g_shn = _harmonics_gradients(colors)
+    g_sh0, g_shn = _harmonics_gradients(colors, with_rest)
     g = Gradients(
         *(np.empty(size, np.float32) for size in (3 * rows, 4 * rows, 3 * rows, rows, 2 * rows,
         2 * rows if with_absolute else 0, rows * color_channels)), sh0=g_sh0, shn=g_shn,
@@ -366,9 +369,9 @@ def _carry_back(
     if isinstance(colors, Harmonics):
         threads.on_all(
             harmonics.shade_backward, chunks, n, frame.counts, shape.means, view.center, colors.sh0,
-            colors.stride_0, colors.shn, colors.stride_n, colors.first_n, colors.n_coefficients,
-            colors.degree, frame.records, frame.stride, g.colors, g.sh0, g.shn, g.means,
-            center_sums, with_camera,
+            colors.stride_0, colors.shn, colors.stride_n, colors.first_n,
+            colors.n_coefficients if len(g_shn) else 0, colors.degree, frame.records, frame.stride, g.colors,
+            g.sh0, g.shn, g.means, center_sums, with_camera,
         )  # fmt: skip
     if with_camera:
         sums = camera_sums.sum(0)
@@ -377,9 +380,11 @@ def _carry_back(
     return g
 
 
-def _harmonics_gradients(colors: Harmonics | Given | None) -> tuple[np.ndarray, np.ndarray]:
-    """Arrays like sh0 and shn; one and the same where those are one and the same."""
+def _harmonics_gradients(colors: Harmonics | Given | None, with_rest: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Arrays like sh0 and, if wanted, shn; one and the same where those are one and the same."""
     if not isinstance(colors, Harmonics):
         return np.zeros(0, np.float32), np.zeros(0, np.float32)
     g_sh0 = np.empty(colors.sh0.size, np.float32)
-    return g_sh0, g_sh0 if colors.shn is colors.sh0 else np.empty(colors.shn.size, np.float32)
+    if colors.shn is colors.sh0:
+        return g_sh0, g_sh0
+    return g_sh0, np.empty(colors.shn.size if with_rest else 0, np.float32)

@@ -63,6 +63,12 @@ class TrainParams(StageParams):
         description="[share of max_steps] one more SH degree is trained after each interval",
         json_schema_extra=LIVE,
     )
+    shN_every: int = Field(
+        4,
+        ge=1,
+        description="[steps] between two that train SH bands above degree 0, most of a Gaussian's numbers",
+        json_schema_extra=LIVE,
+    )
     means_lr: float = Field(
         1.6e-4,
         gt=0,

@@ -74,7 +74,7 @@ def optimise(
 
         # Forward, loss, backward.
         viewmat = state.cameras.apply(view.viewmat, index) if state.cameras else view.viewmat
-        seen = shown.take(state, view, viewmat, degree, eps2d)
+        seen = shown.take(state, view, viewmat, degree, eps2d, plan.resting(step))
         try:
             renders, info = render(seen, view, viewmat, degree, eps2d, plan.dropout.at(step), p, backend)
         except BackendError:

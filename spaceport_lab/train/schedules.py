@@ -220,6 +220,7 @@ class Plan:
     """All schedules of one training.
 
     Attributes:
+        shN_every: steps between two that train SH bands above degree 0.
         prune_at: finished steps after which some of the least significant Gaussians go; empty for never.
         prune_share: how many of them in all, 0 to 1.
         drop_bands_at: finished steps after which SH bands go; None for never.
@@ -232,6 +233,7 @@ class Plan:
     blur: Blur
     low_pass: LowPass
     dropout: Dropout
+    shN_every: int
     refinement: Refinement
     growth: Growth
     prune_at: tuple[int, ...]
@@ -242,6 +244,14 @@ class Plan:
     def prune_each(self) -> float:
         """The share that goes each time, of those there are then."""
         return 1 - (1 - self.prune_share) ** (1 / max(1, len(self.prune_at)))
+
+    def resting(self, step: int) -> tuple[str, ...]:
+        """Fields that step `step` leaves as they are.
+
+        SH bands above degree 0 are three quarters of a Gaussian's numbers and the slowest to change: most of
+        what moving them costs is saved by moving them seldom (as in Taming 3DGS, Mallick et al. 2024).
+        """
+        return () if step % self.shN_every == 0 else ("shN",)
 
     def changes_gaussians(self, done: int) -> bool:
         """Whether Gaussians come, go or are altered at once after `done` finished steps."""
@@ -295,6 +305,7 @@ def plan(
         blur=Blur(p.blur, round(p.blur_stop * p.max_steps)),
         low_pass=LowPass(p.lowpass, refinement.stop),
         dropout=Dropout(min(MOST_DROPPED, p.dropout / n_views) if n_views else 0.0, p.max_steps),
+        shN_every=p.shN_every,
         refinement=refinement,
         growth=Growth(n_first, last, refinement, resolution, is_automatic(p)),
         prune_at=prune_at,

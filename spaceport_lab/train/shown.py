@@ -27,11 +27,13 @@ class Shown:
     Attributes:
         rows: [M] their indices; None where all are shown.
         splats: the six fields of those rows, raw, as leaves that take gradients. On the CPU `shN` has the
-            bands alone that are trained so far.
+            bands alone that are trained so far, and takes none where it rests.
+        resting: fields that the step leaves as they are.
     """
 
     rows: Int[Tensor, " M"] | None
     splats: dict[str, Tensor]
+    resting: tuple[str, ...] = ()
 
     @property
     def n(self) -> int:
@@ -39,25 +41,31 @@ class Shown:
         return len(self.splats["means"])
 
 
-def take(state: State, view: View, viewmat: Tensor, degree: int, eps2d: float) -> Shown:
+def take(
+    state: State, view: View, viewmat: Tensor, degree: int, eps2d: float, resting: tuple[str, ...] = ()
+) -> Shown:
     """The Gaussians that `view` can show.
 
     Args:
         viewmat: [1, 4, 4] of the view, as refined.
         degree: of the SH bands that have been trained so far.
         eps2d: as it will be rendered, pixels².
+        resting: fields that the step will leave as they are.
     """
     splats = state.splats
     if splats["means"].is_cuda:
-        return Shown(None, splats)
+        return Shown(None, splats, resting)
     rows = rows_in_view(
         splats["means"], splats["scales"], viewmat[0], view.K[0], view.width, view.height, eps2d=eps2d
     )
     names, optimizers = state.optimizers.keys(), list(state.optimizers.values())
     # SH bands above the degree are neither rendered nor trained yet, so they stay where they are.
     used = [(degree + 1) ** 2 - 1 if name == "shN" else None for name in names]
-    taken = take_rows(optimizers, rows, used)
-    return Shown(rows, {name: field.requires_grad_() for name, field in zip(names, taken, strict=True)})
+    taken = take_rows(optimizers, rows, used, [name in resting for name in names])
+    fields = {
+        name: field.requires_grad_(name not in resting) for name, field in zip(names, taken, strict=True)
+    }
+    return Shown(rows, fields, resting)
 
 
 @torch.no_grad()
@@ -70,13 +78,15 @@ def step(seen: Shown, state: State) -> bool:
     if state.sh_degrees is not None:
         _hold_dropped_bands(seen, state.sh_degrees)
     if seen.rows is None:
-        for optimizer in state.optimizers.values():
-            optimizer.step()
+        for name, optimizer in state.optimizers.items():
+            if name not in seen.resting:
+                optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return True
-    fields = [seen.splats[name] for name in state.optimizers]
+    moving = [name for name in state.optimizers if name not in seen.resting]
+    fields = [seen.splats[name] for name in moving]
     gradients = [torch.zeros_like(field) if field.grad is None else field.grad for field in fields]
-    return step_rows(list(state.optimizers.values()), seen.rows, gradients)
+    return step_rows([state.optimizers[name] for name in moving], seen.rows, gradients)
 
 
 def settle(state: State) -> None:
