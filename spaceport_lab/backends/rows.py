@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim import Optimizer
 
-from spaceport_lab.kernels import adam, culling, layout, lengths, render, threads
+from spaceport_lab.kernels import adam, culling, lengths, render, threads
 
 TABLED_STEPS = 4096
 """Whole sums are worked out for so many steps at a time."""
@@ -44,15 +44,14 @@ def rows_in_view(
         viewmat: world to camera.
         K: intrinsics in pixels of the image of `width` by `height`.
     """
-    n = len(means)
-    marks = np.empty(layout.padded(n), np.int32)
-    camera = render.intrinsics(K.detach().numpy())
+    n, chunks = len(means), -(-len(means) // culling.CHUNK)
+    found, counts = np.empty(n, np.int64), np.empty(chunks, np.int64)
     threads.on_all(
-        culling.in_view, -(-n // culling.CHUNK), n, _flat(means), _flat(scales), _flat(viewmat), camera,
-        width, height, np.float32(eps2d), np.float32(near_plane), np.float32(far_plane), marks,
+        culling.in_view, chunks, n, _flat(means), _flat(scales), _flat(viewmat),
+        render.intrinsics(K.detach().numpy()), width, height,
+        *map(np.float32, (eps2d, near_plane, far_plane)), found, counts,
     )  # fmt: skip
-    # Truth values are searched four times as fast as numbers.
-    return torch.from_numpy(np.flatnonzero(marks[:n] != 0))
+    return torch.from_numpy(culling.joined(found, counts))
 
 
 class DeferredAdam(Optimizer):
@@ -101,11 +100,10 @@ class DeferredAdam(Optimizer):
             math.prod(gradients.shape[1:]), *map(np.float32, (rate, beta1, beta2, group["eps"])),
         )  # fmt: skip
 
-    def settling(self, rows: Tensor, out: Tensor | None, rests: bool = False) -> tuple | None:
+    def settling(self, rows: Tensor, out: Tensor | None) -> tuple | None:
         """The kernel's call that brings these rows up to date and copies them; None where there is nothing.
 
-        Of `out`, if any, each row takes the leading numbers, and no others are looked at. What rests is
-        copied as it is.
+        Of `out`, if any, each row takes the leading numbers, and no others are looked at.
         """
         group, arrays, state, width = self._parts()
         if width == 0 or len(rows) == 0 or (out is not None and out.numel() == 0):
@@ -113,12 +111,19 @@ class DeferredAdam(Optimizer):
         now, betas = state["step"], group["betas"]
         tabled = -(-(now + 1) // TABLED_STEPS) * TABLED_STEPS
         return (
-            adam.settle_rows, rows.numpy(), *arrays, 0 if rests else now, width,
+            adam.settle_rows, rows.numpy(), *arrays, now, width,
             width if out is None else math.prod(out.shape[1:]),
             np.float32(group["lr"]), np.float32(group["eps"]), *adam.fading(*betas),
             adam.recent_sums(now, *betas), adam.whole_sums(tabled, *betas),
             np.empty(0, np.float32) if out is None else _flat(out),
         )  # fmt: skip
+
+    def copying(self, rows: Tensor, out: Tensor) -> tuple | None:
+        """The kernel's call that copies these rows as they are, else like `settling`."""
+        _, (values, *_), _, width = self._parts()
+        if out.numel() == 0:
+            return None
+        return adam.copy_rows, rows.numpy(), values, width, math.prod(out.shape[1:]), _flat(out)
 
     def _parts(self) -> tuple[dict[str, Any], tuple[np.ndarray, ...], dict[str, Any], int]:
         """Group, flat arrays (values, moments, settled), state, and the numbers of a row."""
@@ -158,7 +163,10 @@ def take_rows(
     shapes = [o.param_groups[0]["params"][0].shape[1:] for o in optimizers]
     shapes = [shape if n is None else (n, *shape[1:]) for shape, n in zip(shapes, used, strict=True)]
     taken = [torch.empty(len(rows), *shape) for shape in shapes]
-    calls = [o.settling(rows, *each) for o, *each in zip(optimizers, taken, rests, strict=True)]
+    calls = [
+        o.copying(rows, out) if as_it_is else o.settling(rows, out)
+        for o, out, as_it_is in zip(optimizers, taken, rests, strict=True)
+    ]
     _run(calls, len(rows), adam.CHUNK)
     return taken
 

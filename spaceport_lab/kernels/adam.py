@@ -20,8 +20,8 @@ import numpy as np
 
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import LANES
-from spaceport_lab.kernels.vector import fma, splat, square_root, sum_lanes
-from spaceport_lab.kernels.vector_memory import claim, load, store
+from spaceport_lab.kernels.vector import WIDTH, fma, splat, square_root, sum_lanes
+from spaceport_lab.kernels.vector_memory import claim, load, load_first, store, store_first
 
 CHUNK = 512
 """Rows that a thread claims at a time."""
@@ -31,6 +31,9 @@ REMEMBERED = 320
 
 LONGEST = 1 << 14
 """Steps without a gradient after which the second moment is spent, in single precision."""
+
+HAS_MASKS = WIDTH == LANES
+"""Whether the machine reads and writes part of a vector as fast as all of it."""
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -80,40 +83,37 @@ def _bias(steps: np.ndarray, beta1: float, beta2: float) -> np.ndarray:
 
 
 @kernel(inline=True)
-def settle_lanes(values, first, second, at, drift, keep1, keep2, eps):
-    """Sixteen numbers from `at` on, brought up to date."""
-    mean, square = load(first, at), load(second, at)
-    store(values, at, load(values, at) - drift * mean / (square_root(square) + eps))
-    store(first, at, mean * keep1)
-    store(second, at, square * keep2)
+def settled(value, mean, square, drift, eps):
+    """A value that has moved on what its moments remember."""
+    return value - drift * mean / (square_root(square) + eps)
 
 
 @kernel(inline=True)
-def step_lanes(gradients, g, values, first, second, at, rate, rest1, rest2, eps):
-    """One step of sixteen numbers from `at` on, their gradients from `g` on; rest1, rest2 are 1 - beta.
-
-    Returns them.
-    """
-    slope, mean, square = load(gradients, g), load(first, at), load(second, at)
-    mean, square = fma(slope - mean, rest1, mean), fma(slope * slope - square, rest2, square)
-    store(first, at, mean)
-    store(second, at, square)
-    value = load(values, at) - rate * mean / (square_root(square) + eps)
-    store(values, at, value)
-    return value
-
-
-@kernel(inline=True)
-def rest_of_row():
-    """Room for the last few numbers, fewer than a vector holds."""
+def room():
+    """Room for the last few numbers of a row, fewer than a vector holds."""
     return np.zeros(LANES, np.float32)
 
 
 @kernel(inline=True)
-def copy(source, at, target, to, count):
-    """A few numbers from one array to another; without AVX-512 masked stores cost more than that."""
+def load_last(source, at, count, room):
+    """The vector of `count` numbers from `at` on, fewer than a vector holds."""
+    if HAS_MASKS:
+        return load_first(source, at, count)
+    # Without masks of the machine's own a few single numbers cost less.
     for j in range(count):
-        target[to + j] = source[at + j]
+        room[j] = source[at + j]
+    return load(room, 0)
+
+
+@kernel(inline=True)
+def store_last(target, at, value, count, room):
+    """The first `count` lanes of a vector to `at` on."""
+    if HAS_MASKS:
+        store_first(target, at, value, count)
+    else:
+        store(room, 0, value)
+        for j in range(count):
+            target[at + j] = room[j]
 
 
 @kernel(inline=True)
@@ -123,6 +123,70 @@ def run_of_rows(rows, last, k, end):
     while k + count < end and rows[k + count] == row + count and last[row + count] == last[row]:
         count += 1
     return count
+
+
+@kernel(inline=True)
+def neighbouring_rows(rows, k, end):
+    """How many of rows[k … end - 1] lie side by side in memory."""
+    row, count = rows[k], 1
+    while k + count < end and rows[k + count] == row + count:
+        count += 1
+    return count
+
+
+@kernel(inline=True)
+def copy_run(values, at, out, to, length, room):
+    """Some numbers from one array to another."""
+    whole = length - length % LANES
+    for j in range(0, whole, LANES):
+        store(out, to + j, load(values, at + j))
+    if whole < length:
+        value = load_last(values, at + whole, length - whole, room)
+        store_last(out, to + whole, value, length - whole, room)
+
+
+@kernel(inline=True)
+def settle_run(values, first, second, at, out, to, length, copies, drift, keep1, keep2, eps, room):
+    """Some numbers brought up to date, and copied out where `copies` says so."""
+    whole = length - length % LANES
+    for j in range(0, whole, LANES):
+        mean, square = load(first, at + j), load(second, at + j)
+        value = settled(load(values, at + j), mean, square, drift, eps)
+        store(values, at + j, value)
+        store(first, at + j, mean * keep1)
+        store(second, at + j, square * keep2)
+        if copies:
+            store(out, to + j, value)
+    if whole < length:
+        at, to, count = at + whole, to + whole, length - whole
+        mean, square = load_last(first, at, count, room), load_last(second, at, count, room)
+        value = settled(load_last(values, at, count, room), mean, square, drift, eps)
+        store_last(values, at, value, count, room)
+        store_last(first, at, mean * keep1, count, room)
+        store_last(second, at, square * keep2, count, room)
+        if copies:
+            store_last(out, to, value, count, room)
+
+
+@kernel()
+def copy_rows(counter, rows, values, width, used, out):
+    """Copy the leading numbers of `rows`; run by several threads at once on one counter.
+
+    Args:
+        rows, values, width, used, out: as in `settle_rows`.
+    """
+    space = room()
+    while True:
+        k = claim(counter) * CHUNK
+        if k >= len(rows):
+            break
+        end = min(len(rows), k + CHUNK)
+        while k < end:
+            count = neighbouring_rows(rows, k, end)
+            pieces, length = (1, count * width) if used == width else (count, used)
+            for piece in range(pieces):
+                copy_run(values, (rows[k] + piece) * width, out, (k + piece) * used, length, space)
+            k += count
 
 
 @kernel()
@@ -146,8 +210,7 @@ def settle_rows(
         fading1, fading2, recent, whole: of `fading`, `recent_sums` and `whole_sums`.
         out: flat [m*used] float32, takes the settled values; empty where nobody asks for them.
     """
-    copies = len(out) > 0
-    value, mean, square = rest_of_row(), rest_of_row(), rest_of_row()
+    copies, space = len(out) > 0, room()
     while True:
         k = claim(counter) * CHUNK
         if k >= len(rows):
@@ -161,24 +224,16 @@ def settle_rows(
             if gap > 0:
                 drift = rate * (recent[gap] if gap <= REMEMBERED else whole[before])
                 keep1, keep2 = fading1[min(gap, LONGEST)], fading2[min(gap, LONGEST)]
-                last[row : row + count] = now
+                for i in range(row, row + count):
+                    last[i] = now
                 for piece in range(pieces):
-                    at = (row + piece) * width
-                    stop = at + length
-                    while at + LANES <= stop:
-                        settle_lanes(values, first, second, at, drift, keep1, keep2, eps)
-                        at += LANES
-                    if at < stop:
-                        copy(values, at, value, 0, stop - at)
-                        copy(first, at, mean, 0, stop - at)
-                        copy(second, at, square, 0, stop - at)
-                        settle_lanes(value, mean, square, 0, drift, keep1, keep2, eps)
-                        copy(value, 0, values, at, stop - at)
-                        copy(mean, 0, first, at, stop - at)
-                        copy(square, 0, second, at, stop - at)
-            if copies:
+                    settle_run(
+                        values, first, second, (row + piece) * width, out, (k + piece) * used, length, copies,
+                        drift, keep1, keep2, eps, space,
+                    )  # fmt: skip
+            elif copies:
                 for piece in range(pieces):
-                    copy(values, (row + piece) * width, out, (k + piece) * used, length)
+                    copy_run(values, (row + piece) * width, out, (k + piece) * used, length, space)
             k += count
 
 
@@ -202,34 +257,38 @@ def step_rows(
     """
     rest1, rest2 = ONE - beta1, ONE - beta2
     # Zero times anything that is not finite is not zero; looking costs nothing beside what is read anyway.
-    found = splat(ZERO)
-    slope = rest_of_row()
-    last_value, mean, square = rest_of_row(), rest_of_row(), rest_of_row()
+    found, space = splat(ZERO), room()
     while True:
         k = claim(counter) * CHUNK
         if k >= len(rows):
             break
         end = min(len(rows), k + CHUNK)
         while k < end:
-            row, count = rows[k], run_of_rows(rows, last, k, end)
-            last[row : row + count] = now
+            row, count = rows[k], neighbouring_rows(rows, k, end)
+            for i in range(row, row + count):
+                last[i] = now
             pieces, length = (1, count * width) if used == width else (count, used)
             for piece in range(pieces):
                 at, g = (row + piece) * width, (k + piece) * used
                 stop = at + length
                 while at + LANES <= stop:
-                    value = step_lanes(gradients, g, values, first, second, at, rate, rest1, rest2, eps)
+                    slope, mean, square = load(gradients, g), load(first, at), load(second, at)
+                    mean, square = fma(slope - mean, rest1, mean), fma(slope * slope - square, rest2, square)
+                    value = settled(load(values, at), mean, square, rate, eps)
+                    store(first, at, mean)
+                    store(second, at, square)
+                    store(values, at, value)
                     found = fma(value, ZERO, found)
                     at, g = at + LANES, g + LANES
                 if at < stop:
-                    copy(gradients, g, slope, 0, stop - at)
-                    copy(values, at, last_value, 0, stop - at)
-                    copy(first, at, mean, 0, stop - at)
-                    copy(second, at, square, 0, stop - at)
-                    value = step_lanes(slope, 0, last_value, mean, square, 0, rate, rest1, rest2, eps)
+                    left = stop - at
+                    slope = load_last(gradients, g, left, space)
+                    mean, square = load_last(first, at, left, space), load_last(second, at, left, space)
+                    mean, square = fma(slope - mean, rest1, mean), fma(slope * slope - square, rest2, square)
+                    value = settled(load_last(values, at, left, space), mean, square, rate, eps)
+                    store_last(first, at, mean, left, space)
+                    store_last(second, at, square, left, space)
+                    store_last(values, at, value, left, space)
                     found = fma(value, ZERO, found)
-                    copy(last_value, 0, values, at, stop - at)
-                    copy(mean, 0, first, at, stop - at)
-                    copy(square, 0, second, at, stop - at)
             k += count
     return sum_lanes(found) == ZERO

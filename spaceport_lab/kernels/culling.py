@@ -14,9 +14,9 @@ import numpy as np
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import LANES, LOG2_E
 from spaceport_lab.kernels.projection import CHUNK, THREE_COLUMNS, frustum_limits, to_camera
-from spaceport_lab.kernels.vector import maximum, minimum, select, splat, square_root, to_ints
+from spaceport_lab.kernels.vector import lowest_bit, maximum, minimum, square_root, true_lanes
 from spaceport_lab.kernels.vector_math import exp2
-from spaceport_lab.kernels.vector_memory import claim, last_rows, store
+from spaceport_lab.kernels.vector_memory import claim, last_rows
 from spaceport_lab.kernels.vector_rows import load_columns
 
 ZERO, ONE = np.float32(0), np.float32(1)
@@ -26,8 +26,8 @@ SLACK = np.float32(2)  # pixels: radii are rounded up to whole ones
 
 
 @kernel(inline=True)
-def in_view_group(at, i, means, scales, view, camera, width, height, eps2d, near, far, marks):
-    """Gaussians at … at + 15 of the inputs to marks i … i + 15."""
+def lanes_in_view(at, means, scales, view, camera, width, height, eps2d, near, far):
+    """Bits of the Gaussians at … at + 15 that can be on the image."""
     mx, my, mz = load_columns(means, 3 * at, THREE_COLUMNS)
     x, y, z = to_camera(view, mx, my, mz)
     inverse_z = ONE / z
@@ -44,25 +44,46 @@ def in_view_group(at, i, means, scales, view, camera, width, height, eps2d, near
     # Written so that NaN and Inf are let through: it is for the rasterizer to find and name them.
     visible = visible & (u + radius_x > ZERO) & (u - radius_x < width)
     visible = visible & (v + radius_y > ZERO) & (v - radius_y < height)
-    store(marks, i, to_ints(select(visible, splat(ONE), splat(ZERO))))
+    return true_lanes(visible)
 
 
 @kernel()
-def in_view(counter, n, means, scales, view, camera, width, height, eps2d, near, far, marks):
-    """Mark the Gaussians that can be on the image; run by several threads at once on one counter.
+def in_view(counter, n, means, scales, view, camera, width, height, eps2d, near, far, found, counts):
+    """Find the Gaussians that can be on the image; run by several threads at once on one counter.
 
     Inputs, flat and float32: means [n*3], scales [n*3] as logarithms, view [16] world to camera, camera [4] =
-    fx, fy, cx, cy in pixels. Output: marks [n] int32, padded to whole groups of 16; 1 can be on the image.
+    fx, fy, cx, cy in pixels. Outputs: found [n] int64, of each CHUNK the numbers of those that can be on the
+    image from where it begins, and counts [chunks] int64, how many they are.
     """
     while True:
-        start = claim(counter) * CHUNK
+        chunk = claim(counter)
+        start = chunk * CHUNK
         if start >= n:
             break
+        to = start
         for i in range(start, min(n, start + CHUNK), LANES):
             if i + LANES <= n:
-                in_view_group(i, i, means, scales, view, camera, width, height, eps2d, near, far, marks)
+                bits = lanes_in_view(i, means, scales, view, camera, width, height, eps2d, near, far)
             else:
-                in_view_group(
-                    0, i, last_rows(means, 3, i, n), last_rows(scales, 3, i, n), view, camera, width, height,
-                    eps2d, near, far, marks,
+                bits = lanes_in_view(
+                    0, last_rows(means, 3, i, n), last_rows(scales, 3, i, n), view, camera, width, height,
+                    eps2d, near, far,
                 )  # fmt: skip
+                bits &= (1 << (n - i)) - 1
+            while bits != 0:
+                found[to] = i + lowest_bit(bits)
+                bits &= bits - 1
+                to += 1
+        counts[chunk] = to - start
+
+
+@kernel()
+def joined(found, counts):
+    """[M] int64: the numbers that `in_view` found, side by side."""
+    rows = np.empty(counts.sum(), np.int64)
+    to = 0
+    for chunk in range(len(counts)):
+        for k in range(counts[chunk]):
+            rows[to + k] = found[chunk * CHUNK + k]
+        to += counts[chunk]
+    return rows
