@@ -16,10 +16,9 @@ import numpy as np
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import CULLED, LANES, RECORD
 from spaceport_lab.kernels.vector import any_lane, maximum, select, splat, square_root
-from spaceport_lab.kernels.vector_memory import claim, last_rows, load_ints, prefetch, store
+from spaceport_lab.kernels.vector_memory import claim, last_rows, load, load_ints, prefetch, store
 from spaceport_lab.kernels.vector_rows import (
     combine,
-    contract,
     load_columns,
     load_records,
     load_records_first,
@@ -35,6 +34,7 @@ TINY = np.float32(1e-30)
 CHUNK = 256
 AHEAD = 2 * LANES  # Gaussians between asking for their coefficients and using them
 THREE_COLUMNS = (0, 0, 0)
+TURNS = 9  # numbers that say how a Gaussian's three channels change with its mean's three
 HIGHER = 3 * 15  # coefficients of degrees 1 to 3, all channels
 LAST = HIGHER - LANES  # where the last sixteen of them begin
 
@@ -114,14 +114,32 @@ def coefficients(shn, at, stride, n_floats):
     return first + second + third[:13]
 
 
+@kernel(inline=True)
+def store_turns(turns, i, channel, x, y, z, inverse, g):
+    """How a channel changes as sixteen Gaussians from i on move: across the direction, over the distance."""
+    gx, gy, gz = direction_gradient(x, y, z, g)
+    along = gx * x + gy * y + gz * z
+    at = TURNS * i + 3 * LANES * channel
+    store(turns, at, (gx - along * x) * inverse)
+    store(turns, at + LANES, (gy - along * y) * inverse)
+    store(turns, at + 2 * LANES, (gz - along * z) * inverse)
+
+
 @kernel()
-def shade_group(at, i, means, center, sh0, at_0, stride_0, shn, at_n, stride_n, n_floats, records, stride):
-    """Colours of sixteen Gaussians, the inputs' from `at`, to records i … i + 15."""
-    x, y, z, _ = view_direction(means, at, center)
+def shade_group(
+    at, i, means, center, sh0, at_0, stride_0, shn, at_n, stride_n, n_floats, records, stride, turns
+):  # fmt: skip
+    """Colours of sixteen Gaussians, the inputs' from `at`, to records i … i + 15, and how they turn."""
+    x, y, z, inverse = view_direction(means, at, center)
     base = load_records_first(sh0, at_0, stride_0, 3)
     colors = fma_each((base[0], base[1], base[2]), splat(C_0), splat(HALF))
     if n_floats > 0:
-        colors = combine(basis(x, y, z), coefficients(shn, at_n, stride_n, n_floats), colors)
+        rest = coefficients(shn, at_n, stride_n, n_floats)
+        colors = combine(basis(x, y, z), rest, colors)
+        if len(turns) > 0:
+            store_turns(turns, i, 0, x, y, z, inverse, rest[0::3])
+            store_turns(turns, i, 1, x, y, z, inverse, rest[1::3])
+            store_turns(turns, i, 2, x, y, z, inverse, rest[2::3])
     red, green, blue = colors
     store_records_first(
         records, i * stride + RECORD, stride, (maximum(red, ZERO), maximum(green, ZERO), maximum(blue, ZERO)),
@@ -130,8 +148,14 @@ def shade_group(at, i, means, center, sh0, at_0, stride_0, shn, at_n, stride_n, 
 
 
 @kernel()
-def shade(counter, n, keys, means, center, sh0, stride_0, shn, stride_n, first_n, degree, records, stride):
-    """Write the colours of the visible Gaussians' records; run by several threads at once on one counter."""
+def shade(
+    counter, n, keys, means, center, sh0, stride_0, shn, stride_n, first_n, degree, records, stride, turns
+):  # fmt: skip
+    """Write the colours of the visible Gaussians' records; run by several threads at once on one counter.
+
+    turns [TURNS * n, padded as in `project`] takes how each channel changes with the mean, of sixteen
+    Gaussians side by side; the backward pass then need not read all coefficients again. Empty for none.
+    """
     n_floats = 3 * ((degree + 1) * (degree + 1) - 1)
     while True:
         start = claim(counter) * CHUNK
@@ -145,12 +169,12 @@ def shade(counter, n, keys, means, center, sh0, stride_0, shn, stride_n, first_n
             if i + LANES <= n:
                 shade_group(
                     i, i, means, center, sh0, i * stride_0, stride_0, shn, i * stride_n + first_n, stride_n,
-                    n_floats, records, stride,
+                    n_floats, records, stride, turns,
                 )  # fmt: skip
             else:
                 shade_group(
                     0, i, last_rows(means, 3, i, n), center, last_rows(sh0, stride_0, i, n), 0, stride_0,
-                    last_rows(shn, stride_n, i, n), first_n, stride_n, n_floats, records, stride,
+                    last_rows(shn, stride_n, i, n), first_n, stride_n, n_floats, records, stride, turns,
                 )  # fmt: skip
 
 
@@ -165,9 +189,16 @@ def store_coefficients(g_shn, to, stride, rows, live, count):
         store_records_first(g_shn, to + 2 * LANES, stride, rows[32:], live - 2 * LANES, count - 2 * LANES)
 
 
+@kernel(inline=True)
+def turn(turns, at, red, green, blue, visible):
+    """One component of the mean's gradient from those of the colours."""
+    g = red * load(turns, at) + green * load(turns, at + 3 * LANES) + blue * load(turns, at + 6 * LANES)
+    return select(visible, g, ZERO)
+
+
 @kernel()
 def shade_backward_group(
-    at, i, counts, means, center, shn, at_n, stride_n, n_floats, all_floats, records, stride, g_colors, g_sh0,
+    at, i, counts, means, center, turns, stride_n, n_floats, all_floats, records, stride, g_colors, g_sh0,
     at_0, stride_0, g_shn, to_n, g_means, camera_sums, row, with_camera,
 ):  # fmt: skip
     """Gradients of sixteen Gaussians, the inputs' from `at`, the outputs' from i; see `shade_backward`."""
@@ -178,22 +209,21 @@ def shade_backward_group(
     green = select(visible & (shown[1] > ZERO), green, ZERO)
     blue = select(visible & (shown[2] > ZERO), blue, ZERO)
     store_records_first(g_sh0, at_0, stride_0, (C_0 * red, C_0 * green, C_0 * blue), 3, 3)
-    x, y, z, inverse = view_direction(means, at, center)
-    functions = basis(x, y, z)
-    rows = products(functions, (red, green, blue))
-    if n_floats == HIGHER == all_floats:
-        # The last sixteen overlap those before: whole stores cost less than masked ones.
-        store_records(g_shn, to_n, stride_n, rows[:16])
-        store_records(g_shn, to_n + LANES, stride_n, rows[16:32])
-        store_records(g_shn, to_n + LAST, stride_n, rows[LAST:])
-    else:
-        store_coefficients(g_shn, to_n, stride_n, rows, n_floats, all_floats)
+    if all_floats > 0:
+        x, y, z, _ = view_direction(means, at, center)
+        rows = products(basis(x, y, z), (red, green, blue))
+        if n_floats == HIGHER == all_floats:
+            # The last sixteen overlap those before: whole stores cost less than masked ones.
+            store_records(g_shn, to_n, stride_n, rows[:16])
+            store_records(g_shn, to_n + LANES, stride_n, rows[16:32])
+            store_records(g_shn, to_n + LAST, stride_n, rows[LAST:])
+        else:
+            store_coefficients(g_shn, to_n, stride_n, rows, n_floats, all_floats)
     if n_floats > 0:
-        g = contract(coefficients(shn, at_n, stride_n, n_floats), (red, green, blue))
-        gx, gy, gz = direction_gradient(x, y, z, g)
-        along = gx * x + gy * y + gz * z
-        gx, gy, gz = (gx - along * x) * inverse, (gy - along * y) * inverse, (gz - along * z) * inverse
-        gx, gy, gz = select(visible, gx, ZERO), select(visible, gy, ZERO), select(visible, gz, ZERO)
+        place = TURNS * i
+        gx = turn(turns, place, red, green, blue, visible)
+        gy = turn(turns, place + LANES, red, green, blue, visible)
+        gz = turn(turns, place + 2 * LANES, red, green, blue, visible)
         mx, my, mz = load_columns(g_means, 3 * i, THREE_COLUMNS)
         store_columns(g_means, 3 * i, (mx + gx, my + gy, mz + gz))
         if with_camera:
@@ -213,13 +243,13 @@ def clear_rows(values, at, stride, rows, count):
 
 @kernel()
 def shade_backward(
-    counter, n, counts, means, center, sh0, stride_0, shn, stride_n, first_n, n_coefficients, degree,
+    counter, n, counts, means, center, turns, stride_0, stride_n, first_n, n_coefficients, degree,
     records, stride, g_colors, g_sh0, g_shn, g_means, camera_sums, with_camera,
 ):  # fmt: skip
     """Gradients of the coefficients (all of them written) and of the direction, added to those of the means.
 
     n_coefficients: how many coefficients per channel shN holds; those above `degree` get zeros; 0 where none
-    of their gradients are wanted, and g_shn is empty. g_colors
+    of their gradients are wanted, and g_shn is empty. turns: as `shade` left them. g_colors
     [n*3] and g_means [n*3] are padded as in `project`. camera_sums [chunks, 3] float64 takes the gradient of
     the camera's centre, one row for each CHUNK.
     """
@@ -232,16 +262,14 @@ def shade_backward(
         for i in range(start, min(n, start + CHUNK), LANES):
             rows = min(LANES, n - i)
             prefetch_rows(g_shn, (i + AHEAD) * stride_n, LANES * stride_n)
-            if n_floats > 0:
-                prefetch_rows(shn, (i + AHEAD) * stride_n, LANES * stride_n)
             if not any_lane(load_ints(counts, i) > 0):
                 clear_rows(g_sh0, i * stride_0, stride_0, rows, 3)
                 clear_rows(g_shn, i * stride_n + first_n, stride_n, rows, all_floats)
             elif rows == LANES:
                 shade_backward_group(
-                    i, i, counts, means, center, shn, i * stride_n + first_n, stride_n, n_floats, all_floats,
-                    records, stride, g_colors, g_sh0, i * stride_0, stride_0, g_shn, i * stride_n + first_n,
-                    g_means, camera_sums, row, with_camera,
+                    i, i, counts, means, center, turns, stride_n, n_floats, all_floats, records, stride,
+                    g_colors, g_sh0, i * stride_0, stride_0, g_shn, i * stride_n + first_n, g_means,
+                    camera_sums, row, with_camera,
                 )  # fmt: skip
             else:
                 last_sh0 = np.empty(LANES * stride_0, np.float32)
@@ -251,9 +279,9 @@ def shade_backward(
                     else np.empty(LANES * stride_n, np.float32)
                 )
                 shade_backward_group(
-                    0, i, counts, last_rows(means, 3, i, n), center, last_rows(shn, stride_n, i, n), first_n,
-                    stride_n, n_floats, all_floats, records, stride, g_colors, last_sh0, 0, stride_0,
-                    last_shn, first_n, g_means, camera_sums, row, with_camera,
+                    0, i, counts, last_rows(means, 3, i, n), center, turns, stride_n, n_floats, all_floats,
+                    records, stride, g_colors, last_sh0, 0, stride_0, last_shn, first_n, g_means, camera_sums,
+                    row, with_camera,
                 )  # fmt: skip
                 for k in range(rows * stride_0):
                     g_sh0[i * stride_0 + k] = last_sh0[k]

@@ -125,6 +125,7 @@ class Frame:
     entries: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     entry_slots: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
     words: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    turns: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     image: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     transmittance: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
@@ -178,7 +179,7 @@ def forward(
     if means2d is None:
         means2d = np.empty(2 * layout.padded(shape.n), np.float32)
     frame = _project(shape, view, channels, with_depth, means2d)
-    _color(frame, shape, colors)
+    _color(frame, shape, colors, for_backward)
     _bin(frame, shape.n, for_backward)
     _rasterize(frame, background)
     return frame
@@ -257,13 +258,15 @@ def _chunks(n: int) -> int:
     return -(-n // projection.CHUNK)
 
 
-def _color(frame: Frame, shape: Shape, colors: Harmonics | Given | None) -> None:
+def _color(frame: Frame, shape: Shape, colors: Harmonics | Given | None, for_backward: bool) -> None:
     shares = _chunks(shape.n)
     if isinstance(colors, Harmonics):
+        if for_backward and colors.degree > 0:
+            frame.turns = np.empty(harmonics.TURNS * layout.padded(shape.n), np.float32)
         threads.on_all(
             harmonics.shade, shares, shape.n, frame.keys, shape.means, frame.view.center, colors.sh0,
             colors.stride_0, colors.shn, colors.stride_n, colors.first_n, colors.degree, frame.records,
-            frame.stride,
+            frame.stride, frame.turns,
         )  # fmt: skip
         if frame.with_depth:
             frame.records[layout.RECORD + 3 :: frame.stride] = frame.depths
@@ -368,8 +371,8 @@ def _carry_back(
     )  # fmt: skip
     if isinstance(colors, Harmonics):
         threads.on_all(
-            harmonics.shade_backward, chunks, n, frame.counts, shape.means, view.center, colors.sh0,
-            colors.stride_0, colors.shn, colors.stride_n, colors.first_n,
+            harmonics.shade_backward, chunks, n, frame.counts, shape.means, view.center, frame.turns,
+            colors.stride_0, colors.stride_n, colors.first_n,
             colors.n_coefficients if len(g_shn) else 0, colors.degree, frame.records, frame.stride, g.colors,
             g.sh0, g.shn, g.means, center_sums, with_camera,
         )  # fmt: skip

@@ -377,25 +377,6 @@ def combine(typing_context: Any, weights: Any, fields: Any, sums: Any) -> Any:
 
 
 @intrinsic
-def contract(typing_context: Any, fields: Any, factors: Any) -> Any:
-    """For each k the sum over c of fields[len(factors) * k + c] * factors[c]."""
-    channels = len(factors)
-    result = tuple_type(len(fields) // channels)
-
-    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
-        values, weights = tuple_items(builder, args[0], len(fields)), tuple_items(builder, args[1], channels)
-        sums = []
-        for k in range(len(result)):
-            total = builder.fmul(values[channels * k], weights[0])
-            for c in range(1, channels):
-                total = fused(builder, values[channels * k + c], weights[c], total)
-            sums.append(total)
-        return tuple_of(builder, context, result, sums)
-
-    return result(fields, factors), generate
-
-
-@intrinsic
 def products(typing_context: Any, weights: Any, factors: Any) -> Any:
     """weights[k] * factors[c] for each k and, within that, each c."""
     result = tuple_type(len(weights) * len(factors))
