@@ -348,7 +348,7 @@ def test_what_a_step_leaves_out_learns_nothing_and_the_others_stand_in_for_it() 
     }  # fmt: skip
     seen = Shown(None, {name: values.requires_grad_() for name, values in splats.items()})
     K = torch.tensor([[[60.0, 0, 32], [0, 60, 24], [0, 0, 1]]])
-    view = View(torch.zeros(48, 64, 3), None, torch.eye(4)[None], K)
+    view = View(torch.zeros(48, 64, 3, dtype=torch.uint8), None, torch.eye(4)[None], K, (64, 48))
 
     def brightness(left_out: float) -> torch.Tensor:
         return loop.render(seen, view, view.viewmat, 0, 0.3, left_out, p, "cpu")[0].mean()

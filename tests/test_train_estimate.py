@@ -56,7 +56,8 @@ def test_adding_up_is_the_sum_of_all_steps() -> None:
         if plan.refinement.refines(step):
             n = max(n, plan.growth.target(step))
         trained = 1 + (module.TRAINED - 1) * step / p.max_steps
-        total += trained * true_cost(n, 40_000 / plan.resolution.at(step) ** 2)
+        share = 1 / plan.resolution.parts(step)
+        total += trained * true_cost(round(n * share), 40_000 * share / plan.resolution.at(step) ** 2)
     assert counts[0] == 150
     assert counts[-1] == n == plan.growth.target(p.max_steps)
     assert sum(row["seconds"] for row in rows) == pytest.approx(total)

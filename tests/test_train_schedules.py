@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from spaceport_lab.params import TrainParams
 from spaceport_lab.train import schedules
-from spaceport_lab.train.schedules import Blur, Decay, Growth, LowPass, Refinement, Resolution, ShDegree
+from spaceport_lab.train.schedules import (
+    FINER_PARTS,
+    Blur,
+    Decay,
+    Growth,
+    LowPass,
+    Refinement,
+    Resolution,
+    ShDegree,
+)
 
 SPECTRUM = {2.0: 0.5, 4.0: 0.2}
 
@@ -129,6 +138,13 @@ def test_the_fewer_photographs_the_more_gaussians_are_left_out() -> None:
     assert [plans[0].dropout.at(s) for s in (0, 500)] == pytest.approx([0, schedules.MOST_DROPPED / 2])
     never = schedules.plan(p.model_copy(update={"dropout": 0.0}), 1.0, 400, 5000, SPECTRUM, n_views=4)
     assert never.dropout.at(1000) == 0
+
+
+def test_finer_steps_on_full_photographs_see_a_part_of_them() -> None:
+    resolution = Resolution(((0, 4.0), (10, 2.0), (20, 1.0)), finer_every=3)
+    seen = [(resolution.at(step), resolution.parts(step)) for step in (0, 1, 9, 12, 13, 15, 21, 22)]
+    assert seen == [(2, 1), (4, 1), (2, 1), (1, FINER_PARTS), (2, 1), (1, FINER_PARTS), (1, 1), (1, 1)]
+    assert {Resolution(((0, 1.0),)).parts(step) for step in range(9)} == {1}
 
 
 def test_most_steps_leave_the_higher_bands_as_they_are() -> None:

@@ -38,7 +38,7 @@ def make_view() -> View:
     viewmat = torch.eye(4)[None].clone()
     viewmat[0, 2, 3] = 2.0
     K = torch.tensor([[[60.0, 0, 24], [0, 60, 16], [0, 0, 1]]])
-    return View(torch.full((32, 48, 3), 128, dtype=torch.uint8), None, viewmat, K)
+    return View(torch.full((32, 48, 3), 128, dtype=torch.uint8), None, viewmat, K, (48, 32))
 
 
 def test_neighbours_in_space_lie_side_by_side_and_nobody_loses_what_is_theirs() -> None:

@@ -32,6 +32,8 @@ class Colors:
 
 def expect_shape(name: str, tensor: torch.Tensor, *shapes: tuple) -> None:
     """Refuse a tensor whose shape matches none of `shapes`; a string in a shape stands for any number."""
+    if tuple(tensor.shape) in shapes:
+        return
     for shape in shapes:
         if len(shape) == tensor.dim() and all(
             isinstance(want, str) or want == have for want, have in zip(shape, tensor.shape, strict=True)

@@ -39,7 +39,7 @@ def rasterize(
         *([] if backgrounds is None else [backgrounds]),
     )
     means2d.requires_grad_(torch.is_grad_enabled() and any(t.requires_grad for t in trained))
-    if viewmats.requires_grad and torch.is_grad_enabled() and colors.sh_degree is not None and with_rgb:
+    if viewmats.requires_grad and torch.is_grad_enabled():
         centers = torch.linalg.inv(viewmats.float())[:, :3, 3]
     else:
         centers = torch.from_numpy(

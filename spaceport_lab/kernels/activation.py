@@ -26,7 +26,7 @@ CHUNK = 4096
 
 @kernel(inline=True)
 def hashed(number, seed):
-    """32 random bits of a Gaussian's number: two rounds of Wang's and Mueller's kind of mixing."""
+    """32 random bits of a Gaussian's number, mixed with the constants of Wellons (hash-prospector, 2018)."""
     bits = np.uint32(np.uint32(number) * np.uint32(0x9E3779B9)) ^ np.uint32(seed)
     bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
     bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))

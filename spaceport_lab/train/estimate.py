@@ -162,11 +162,12 @@ def add_up(cost: Cost, plan: Plan, counts: Sequence[int], pixels: float) -> list
         by_factor.setdefault(plan.resolution.at(step), []).append(step)
     rows = []
     for factor, steps in by_factor.items():
-        seconds = float(
-            sum(
-                cost(counts[step], pixels / factor**2) * (1 + (TRAINED - 1) * step / plan.steps)
-                for step in steps
-            )
+        # A strip of a photograph shows as many Gaussians fewer.
+        shares = [1 / plan.resolution.parts(step) for step in steps]
+        seconds = sum(
+            float(cost(round(counts[step] * share), pixels * share / factor**2))
+            * (1 + (TRAINED - 1) * step / plan.steps)
+            for step, share in zip(steps, shares, strict=True)
         )
         few, many = counts[steps[0]], counts[steps[-1]]
         rows.append({
@@ -224,7 +225,7 @@ def _steps(
         began = time.perf_counter()
         seen = shown.take(state, view, view.viewmat, p.sh_degree, eps2d)
         renders, info = loop.render(seen, view, view.viewmat, p.sh_degree, eps2d, 0.0, p, backend)
-        loss = loop.compare(renders, view, p) + state.strategy.loss(seen.splats, state.n)
+        loss = state.strategy.regularised(loop.compare(renders, view, p), seen.splats, state.n)
         state.strategy.before_backward(info)
         loss.backward()
         shown.step(seen, state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,17 +61,19 @@ def optimise(
             if c.stopped_by or c.step >= p.max_steps:
                 break
 
-        # What this step is: rates, view, resolution, blur, SH degree.
+        # What this step is: rates, view, resolution, blur, strip of it, SH degree.
         step, began = c.step, time.monotonic()
         rates = {name: decay.at(step) for name, decay in plan.learning_rates.items()}
         for name, optimizer in state.optimizers.items():
             optimizer.param_groups[0]["lr"] = rates[name]
         (index, factor, blur), *upcoming = _versions(plan, p, step, len(inputs.train.cameras))
-        view = inputs.train.at(index, factor, blur, device)
+        whole, parts = inputs.train.at(index, factor, blur, device), plan.resolution.parts(step)
         inputs.train.prefetch(upcoming)
+        # In the next round a photograph's next strip has its turn.
+        view = whole.strip((step // len(inputs.train.cameras) + index) % parts, parts)
         # Bands that have been trained stay, whatever becomes of the schedule.
         degree = c.sh_degree = max(c.sh_degree, plan.sh_degree.at(step))
-        eps2d = plan.low_pass.at(step, state.n, view.width * view.height, factor)
+        eps2d = plan.low_pass.at(step, state.n, whole.width * whole.height, factor)
 
         # Forward, loss, backward.
         viewmat = state.cameras.apply(view.viewmat, index) if state.cameras else view.viewmat
@@ -84,7 +87,7 @@ def optimise(
             break
         if state.appearance:
             renders = state.appearance.apply(renders, index)
-        loss = compare(renders, view, p) + state.strategy.loss(seen.splats, state.n)
+        loss = state.strategy.regularised(compare(renders, view, p), seen.splats, state.n)
         state.strategy.before_backward(info)
         loss.backward()
         loss_value = float(loss.detach())
@@ -132,7 +135,7 @@ def optimise(
         if looks:
             stream.write(
                 "step", done, loss=loss_value, n_gaussians=state.n, n_shown=seen.n, lr=rates,
-                sh_degree=degree, resolution=[view.width, view.height], blur=blur, eps2d=eps2d,
+                sh_degree=degree, resolution=list(view.whole), blur=blur, eps2d=eps2d,
                 seconds=round(c.seconds, 3), **memory.peak_mb(device),
             )  # fmt: skip
         if checkpoints or c.stopped_by:
@@ -197,6 +200,9 @@ def render(
         check_finite=seen.rows is None,
     )
     info["gaussian_ids"] = seen.rows
+    # The loss is a mean: that of a strip moves what it shows by as much more as it is smaller.
+    share = view.width * view.height / math.prod(view.whole)
+    info["width"], info["height"] = (side * share for side in view.whole)
     return renders, info
 
 

@@ -33,19 +33,21 @@ Key = tuple[int, tuple[int, int], float]
 
 @dataclass(frozen=True)
 class View:
-    """One photograph with its camera, ready for the loss.
+    """One photograph, or a strip of it, with its camera, ready for the loss.
 
     Attributes:
         photo: [H, W, 3] as it was decoded; on the CPU it is what is kept, so not to be written to.
         mask: [H, W] True where the photograph counts; None where all of it does.
         viewmat: [1, 4, 4] world to camera.
         K: [1, 3, 3] intrinsics in pixels of `photo`.
+        whole: width and height of the whole photograph at this resolution, pixels.
     """
 
     photo: UInt8[Tensor, "H W 3"]
     mask: Bool[Tensor, "H W"] | None
     viewmat: Float[Tensor, "1 4 4"]
     K: Float[Tensor, "1 3 3"]
+    whole: tuple[int, int]
 
     @property
     def height(self) -> int:
@@ -56,6 +58,19 @@ class View:
     def width(self) -> int:
         """Pixels."""
         return self.photo.shape[1]
+
+    def strip(self, which: int, of: int) -> View:
+        """One of `of` equal strips, numbered from 0, cut across the longer side."""
+        if of == 1:
+            return self
+        axis = 1 if self.width >= self.height else 0
+        side = self.photo.shape[axis]
+        first = side * which // of
+        cut = (slice(None),) * axis + (slice(first, side * (which + 1) // of),)
+        K = self.K.clone()
+        K[:, 1 - axis, 2] -= first
+        mask = None if self.mask is None else self.mask[cut].contiguous()
+        return View(self.photo[cut].contiguous(), mask, self.viewmat, K, self.whole)
 
 
 @dataclass(frozen=True)
@@ -138,6 +153,7 @@ class Photos:
             None if mask is None else torch.from_numpy(mask.copy()).to(device),
             torch.from_numpy(self.cameras.viewmats[index : index + 1].astype(np.float32)).to(device),
             torch.from_numpy(K[None]).to(device),
+            (width, height),
         )
 
     def full(self, index: int) -> UInt8[np.ndarray, "H W 3"]:

@@ -24,6 +24,9 @@ COARSE_MOST = 0.85
 FINER_EVERY = 3
 """Of the steps on small images of "frequency", each so manieth is taken on one of twice the side."""
 
+FINER_PARTS = 2
+"""Where such a step is one on a photograph of full size, it sees one of so many parts of it."""
+
 MIN_COARSE_SIDE = 96
 """A coarse image keeps at least this many pixels on its shorter side; below there is no SSIM window left."""
 
@@ -83,7 +86,7 @@ class Resolution:
     """By what the image sides are divided: `stages` of (first step, factor), factors falling.
 
     With `finer_every` each so manieth step sees twice as much: small images alone teach what is wrong for
-    large ones, and that has to be unlearnt.
+    large ones, and that has to be unlearnt. A part of a full photograph teaches that as well as all of it.
     """
 
     stages: tuple[tuple[int, float], ...]
@@ -97,6 +100,10 @@ class Resolution:
         """The factor at step `step` itself."""
         factor = self.stage(step)
         return max(1.0, factor / 2) if self.finer_every and step % self.finer_every == 0 else factor
+
+    def parts(self, step: int) -> int:
+        """Into how many parts the photograph of step `step` is cut, of which it sees one."""
+        return FINER_PARTS if self.at(step) == 1 < self.stage(step) else 1
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,9 @@ class Adc(DefaultStrategy):
         """Take over the running state of a checkpoint."""
         self.state = state
 
-    def loss(self, shown: Mapping[str, Tensor], n: int) -> Tensor | float:
-        """What the strategy adds to the loss: nothing."""
-        return 0.0
+    def regularised(self, loss: Tensor, shown: Mapping[str, Tensor], n: int) -> Tensor:
+        """The loss as it is: this strategy adds nothing."""
+        return loss
 
     @torch.no_grad()
     def _update_state(self, params, state, info, packed=False):

@@ -65,15 +65,16 @@ class Mcmc(MCMCStrategy):
     def load_state(self, state: dict[str, Any]) -> None:
         """There is none to take over."""
 
-    def loss(self, shown: Mapping[str, Tensor], n: int) -> Tensor | float:
-        """Pulls opacities and sizes down, so that Gaussians which serve nothing die and are relocated.
+    def regularised(self, loss: Tensor, shown: Mapping[str, Tensor], n: int) -> Tensor:
+        """The loss and what pulls opacities and sizes down: what serves nothing dies and is relocated.
 
         Args:
             shown: those that the step renders; on the CPU only they move.
             n: how many there are in all.
         """
         return (
-            self.opacity_reg / n * torch.sigmoid(shown["opacities"]).sum()
+            loss
+            + self.opacity_reg / n * torch.sigmoid(shown["opacities"]).sum()
             + self.scale_reg / self.scene_scale / (3 * n) * torch.exp(shown["scales"]).sum()
         )
 
