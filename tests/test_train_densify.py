@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
+from gsplat.strategy import ops
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spaceport_lab.params import TrainParams
 from spaceport_lab.train import checkpoint, densify, schedules
 from spaceport_lab.train.densify import mcmc as mcmc_module
+from spaceport_lab.train.densify.adc import _share_opacity
 from spaceport_lab.train.densify.record import quantiles
 from spaceport_lab.train.schedules import Growth, Plan, Refinement, Resolution
 
@@ -129,13 +131,48 @@ def test_two_are_as_opaque_as_the_one_was() -> None:
     refined = adc.after_backward(splats, optimizers, 1, seen(gradients), 0.0)
     assert (refined.cloned, refined.split) == (1, 1)
     after = torch.sigmoid(splats["opacities"].detach())
-    # Kept in order but the split one, then the clone, then the two of the split.
-    clone, first, second = after[-3:]
+    # Kept in order, then the clone, then the second half of the split one.
+    clone, half = after[-2:]
     assert 1 - (1 - clone) ** 2 == pytest.approx(float(before[3]), abs=1e-5)
     assert float(after[3]) == pytest.approx(float(clone))
-    assert 1 - (1 - first) * (1 - second) == pytest.approx(float(before[30]), abs=1e-5)
-    untouched = [i for i in range(30) if i != 3]
+    assert 1 - (1 - after[30]) * (1 - half) == pytest.approx(float(before[30]), abs=1e-5)
+    untouched = [i for i in range(40) if i not in (3, 30)]
     torch.testing.assert_close(after[untouched], before[untouched])
+
+
+@pytest.mark.parametrize("revised", [False, True])
+def test_growth_is_that_of_gsplat(revised: bool) -> None:
+    """The same Gaussians with the same memory, whatever their order."""
+    results = []
+    for ours in (True, False):
+        torch.manual_seed(3)
+        splats, optimizers = make()
+        splats["scales"].data[:20] = math.log(0.001)
+        splats["scales"].data[20:] = math.log(0.5)
+        for name, values in splats.items():
+            values.grad = torch.ones_like(values)
+            optimizers[name].step()
+        gradients = torch.zeros(40)
+        gradients[[3, 7, 30, 33, 39]] = 1.0
+        p = TrainParams(grow_grad2d=0.5, prune_opa=0.0, revised_opacity=revised)
+        adc = densify.Adc(p, planned(), scene_scale=1.0, cap=1000)
+        torch.manual_seed(4)
+        if ours:
+            adc.after_backward(splats, optimizers, 1, seen(gradients), 0.0)
+        else:
+            small = (gradients > 0.5) & (torch.arange(40) < 20)
+            large = (gradients > 0.5) & (torch.arange(40) >= 20)
+            if revised:
+                _share_opacity(splats["opacities"].data, small)
+            ops.duplicate(splats, optimizers, {}, small)
+            ops.split(splats, optimizers, {}, torch.cat([large, torch.zeros(2, dtype=torch.bool)]), revised)
+        tables = [*splats.values()]
+        for name, values in splats.items():
+            tables += [optimizers[name].state[values][moment] for moment in ("exp_avg", "exp_avg_sq")]
+        rows = torch.cat([table.detach().reshape(len(table), -1) for table in tables], dim=1).numpy()
+        results.append(rows[np.lexsort(rows.T[::-1])])
+    assert results[0].shape[0] == 45
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [1.0, 0.25])

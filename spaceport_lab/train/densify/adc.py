@@ -7,7 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from gsplat.strategy import DefaultStrategy, ops
+from gsplat.utils import normalized_quat_to_rotmat
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from spaceport_lab.backends import add_lengths
@@ -18,6 +21,9 @@ from spaceport_lab.train.schedules import Plan
 NO_GRADIENT = 1e-7
 """In normalised device units: what stays below has arrived, whatever the budget; a pixel of 1,000 is 2e-3."""
 
+
+SMALLER = 1.6
+"""By so much each half of a split Gaussian is smaller than the whole, as in the paper."""
 
 NEVER = 1 << 62
 """Steps that no training takes."""
@@ -99,22 +105,22 @@ class Adc(DefaultStrategy):
             gradients=quantiles(seen),
             histogram=histogram(seen),
         )
-        if self.revised_opacity:
-            self._share_opacity(params, state, gradients)
-        try:
-            n_cloned, n_split = super()._grow_gs(params, optimizers, state, step)
-        finally:
-            self.grow_grad2d = given
-        self._last.cloned, self._last.split = n_cloned, n_split
-        return n_cloned, n_split
-
-    def _share_opacity(self, params: dict, state: dict, gradients: Tensor) -> None:
-        """Lower those that will be cloned so that the two look as the one did; gsplat does it for splits."""
+        grown = gradients > self.grow_grad2d
+        self.grow_grad2d = given
         largest = params["scales"].detach().exp().max(dim=-1).values
-        cloned = (gradients > self.grow_grad2d) & (largest <= self.grow_scale3d * state["scene_scale"])
-        opacities = torch.sigmoid(params["opacities"].data[cloned])
-        half = (1 - torch.sqrt(1 - opacities)).clamp(1e-6, 1 - 1e-6)
-        params["opacities"].data[cloned] = torch.logit(half)
+        large = largest > self.grow_scale3d * state["scene_scale"]
+        if self.revised_opacity:
+            _share_opacity(params["opacities"].data, grown)
+        n = len(grown)
+        if bool(grown.any()):
+            ops.duplicate(params, optimizers, state, grown)
+        pairs = torch.stack(
+            [grown.nonzero()[:, 0], torch.arange(n, len(params["means"]), device=grown.device)]
+        )
+        halves = pairs[:, large[pairs[0]]]
+        _split(params, optimizers, halves)
+        self._last.cloned, self._last.split = pairs.shape[1] - halves.shape[1], halves.shape[1]
+        return self._last.cloned, self._last.split
 
     def _threshold(self, gradients: Tensor, target: int | None) -> float:
         """The threshold that was given, or the lowest one that leaves no more than `target` or the cap."""
@@ -132,3 +138,29 @@ class Adc(DefaultStrategy):
             return 0  # an empty scene cannot learn any more: better a faint one
         self._last.pruned = super()._prune_gs(params, optimizers, state, step)
         return self._last.pruned
+
+
+def _share_opacity(opacities: Float[Tensor, " N"], grown: Bool[Tensor, " N"]) -> None:
+    """Lower logits so that two of each of these look as one did (Rota Bulo et al. 2024)."""
+    half = (1 - torch.sqrt(1 - torch.sigmoid(opacities[grown]))).clamp(1e-6, 1 - 1e-6)
+    opacities[grown] = torch.logit(half)
+
+
+def _split(params: dict, optimizers: dict, pairs: Int[Tensor, "2 S"]) -> None:
+    """Make of each pair of equal Gaussians two smaller ones, drawn from what the one covered.
+
+    As gsplat's `split`, which copies all Gaussians twice for it, and once more to clone others before.
+    """
+    if pairs.shape[1] == 0:
+        return
+    one = pairs[0]
+    scales = params["scales"].data[one].exp()
+    rotations = normalized_quat_to_rotmat(F.normalize(params["quats"].data[one], dim=-1))
+    drawn = torch.randn(2, *scales.shape, device=scales.device)
+    params["means"].data[pairs] += torch.einsum("nij,nj,bnj->bni", rotations, scales, drawn)
+    params["scales"].data[pairs] -= math.log(SMALLER)
+    for name, values in params.items():
+        for moment in optimizers[name].state[values].values():
+            # What a new Gaussian remembers is nothing; a count of steps is no memory.
+            if isinstance(moment, Tensor) and moment.ndim > 0:
+                moment[one] = 0
