@@ -24,7 +24,7 @@ COARSE_MOST = 0.85
 FINER_EVERY = 3
 """Of the steps on small images of "frequency", each so manieth is taken on one of twice the side."""
 
-FINER_PARTS = 2
+FINER_PARTS = 3
 """Where such a step is one on a photograph of full size, it sees one of so many parts of it."""
 
 MIN_COARSE_SIDE = 96
