@@ -49,7 +49,9 @@ class _Fused(torch.autograd.Function):
     def forward(ctx, raw_scales: Tensor, raw_opacities: Tensor, left_out: float) -> tuple[Tensor, Tensor]:
         scales, opacities = torch.empty_like(raw_scales), torch.empty_like(raw_opacities)
         seed = int(torch.randint(1 << 31, ())) if left_out else 0
-        finite = _on_all(kernels.activate, raw_scales, raw_opacities, seed, left_out, scales, opacities)
+        finite = _on_all(
+            kernels.activate, kernels.CHUNK, raw_scales, raw_opacities, seed, left_out, scales, opacities
+        )
         if not all(finite):
             expect_finite("scales", raw_scales.exp())
             expect_finite("opacities", raw_opacities)
@@ -63,13 +65,13 @@ class _Fused(torch.autograd.Function):
         scales, opacities = ctx.saved_tensors
         g_raw_scales, g_raw_opacities = torch.empty_like(scales), torch.empty_like(opacities)
         _on_all(
-            kernels.activate_backward, scales, opacities, ctx.left_out, g_scales, g_opacities, g_raw_scales,
-            g_raw_opacities,
+            kernels.activate_backward, kernels.CHUNK_BACKWARD, scales, opacities, ctx.left_out, g_scales,
+            g_opacities, g_raw_scales, g_raw_opacities,
         )  # fmt: skip
         return g_raw_scales, g_raw_opacities, None
 
 
-def _on_all(kernel: Callable, *args: Tensor | float) -> list:
+def _on_all(kernel: Callable, chunk: int, *args: Tensor | float) -> list:
     n = len(args[1])
     given = [a.detach().contiguous().numpy().reshape(-1) if isinstance(a, Tensor) else a for a in args]
-    return threads.on_all(kernel, -(-n // kernels.CHUNK), n, *given)
+    return threads.on_all(kernel, -(-n // chunk), n, *given)

@@ -20,9 +20,6 @@ from torch.optim import Optimizer
 
 from spaceport_lab.kernels import adam, culling, lengths, render, threads
 
-TABLED_STEPS = 4096
-"""Whole sums are worked out for so many steps at a time."""
-
 
 def rows_in_view(
     means: Float[Tensor, "N 3"],
@@ -109,12 +106,11 @@ class DeferredAdam(Optimizer):
         if width == 0 or len(rows) == 0 or (out is not None and out.numel() == 0):
             return None
         now, betas = state["step"], group["betas"]
-        tabled = -(-(now + 1) // TABLED_STEPS) * TABLED_STEPS
         return (
             adam.settle_rows, rows.numpy(), *arrays, now, width,
             width if out is None else math.prod(out.shape[1:]),
             np.float32(group["lr"]), np.float32(group["eps"]), *adam.fading(*betas),
-            adam.recent_sums(now, *betas), adam.whole_sums(tabled, *betas),
+            adam.recent_sums(now, *betas), adam.whole_sums(adam.tabled(now), *betas),
             np.empty(0, np.float32) if out is None else _flat(out),
         )  # fmt: skip
 

@@ -20,8 +20,8 @@ INFINITE = np.float32(np.inf)
 LARGEST = np.float32(88)
 """Logarithm of what is still a number in single precision."""
 
-CHUNK = 4096
-"""Gaussians that a thread claims at a time."""
+CHUNK, CHUNK_BACKWARD = 1 << 13, 1 << 15
+"""Gaussians that a thread claims at a time; for fewer it takes longer to wake another."""
 
 
 @kernel(inline=True)
@@ -87,10 +87,10 @@ def activate_backward(counter, n, scales, opacities, left_out, g_scales, g_opaci
     """Gradients of the raw numbers from the results and their gradients; run by several threads at once."""
     share = np.float32(1 - left_out)
     while True:
-        start = claim(counter) * CHUNK
+        start = claim(counter) * CHUNK_BACKWARD
         if start >= n:
             break
-        end = min(n, start + CHUNK)
+        end = min(n, start + CHUNK_BACKWARD)
         for at in range(3 * start, 3 * end, LANES):
             count = min(LANES, 3 * end - at)
             value = load_some(scales, at, count) * load_some(g_scales, at, count)

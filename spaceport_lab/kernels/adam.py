@@ -29,6 +29,9 @@ CHUNK = 512
 REMEMBERED = 320
 """Steps after which a gradient's momentum is spent: r to that power is below 1e-14."""
 
+TABLED = 4096
+"""Steps for which tables are made at a time."""
+
 LONGEST = 1 << 14
 """Steps without a gradient after which the second moment is spent, in single precision."""
 
@@ -45,16 +48,25 @@ def fading(beta1: float, beta2: float) -> tuple[np.ndarray, np.ndarray]:
     return (beta1**steps).astype(np.float32), (beta2**steps).astype(np.float32)
 
 
+def tabled(step: int) -> int:
+    """How many steps a table is made for that must reach to `step`."""
+    return -(-(step + 1) // TABLED) * TABLED
+
+
 @functools.lru_cache(maxsize=8)
 def recent_sums(step: int, beta1: float, beta2: float) -> np.ndarray:
     """The sum above at `step` for rows last stepped 0 … REMEMBERED steps ago; [REMEMBERED + 1] float32."""
     falling, rising = _powers(beta1 / np.sqrt(beta2))
-    latest = np.arange(step, max(0, step - REMEMBERED), -1)
-    b = np.zeros(REMEMBERED)
-    b[: len(latest)] = _bias(latest, beta1, beta2)
+    b = _biases(tabled(step), beta1, beta2)[step : step + REMEMBERED][::-1]
     sums = np.zeros(REMEMBERED + 1, np.float32)
     sums[1:] = falling * np.cumsum(b * rising)
     return sums
+
+
+@functools.lru_cache(maxsize=4)
+def _biases(n_steps: int, beta1: float, beta2: float) -> np.ndarray:
+    """b of steps 1 to n_steps - 1, after a zero for each remembered step before them."""
+    return np.concatenate([np.zeros(REMEMBERED), _bias(np.arange(1, n_steps), beta1, beta2)])
 
 
 @functools.lru_cache(maxsize=4)
