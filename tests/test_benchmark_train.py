@@ -111,12 +111,12 @@ def test_presets_by_name(tasks: ModuleType) -> None:
     def params(text: str, *overrides: str):
         return tasks.resolve_preset(text, overrides, 125).params["train"]
 
-    assert (params("demo").max_steps, params("demo").coarse_to_fine) == (2000, "frequency")
+    assert (params("demo").max_steps, params("demo").coarse_to_fine) == (3000, "frequency")
     assert params("none") == params("demo:none")
-    assert (params("none").max_steps, params("none").coarse_to_fine) == (2000, "none")
+    assert (params("none").max_steps, params("none").coarse_to_fine) == (3000, "none")
     assert params("default").max_steps == 7000
     assert params("default", "train.max_steps=9").max_steps == 9
-    assert params("fast+demo").max_steps == 2000
+    assert params("fast+demo").max_steps == 3000
     assert params("default").patience == 0, "both sides train on the same photographs to the end"
     for wrong, error in (("nonsense", ParamsError), ("demo:all", SpaceportError)):
         with pytest.raises(error):
