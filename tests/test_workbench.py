@@ -237,8 +237,8 @@ def test_a_closed_tab_leaves_training_alone(lab: tuple[str, Path]) -> None:
     """The page is gone, the cells it asked for are run all the same; opened again it shows the results."""
     address, work = lab
     # Long enough that no machine is done before the tab is closed; patience ends it soon after.
-    most = 12_000
-    run = put(work, "closed", **{**SHORT, "max_steps": most})
+    most = 30_000
+    run = put(work, "closed", **{**SHORT, "max_steps": most, "patience": 9000})
     with jupyter.page(address, height=1500, scheme="dark") as tab:
         tab.open("closed.ipynb")
         tab.run_all()
@@ -248,7 +248,7 @@ def test_a_closed_tab_leaves_training_alone(lab: tuple[str, Path]) -> None:
         tab.save()
     closed_at = last_step(run)
     assert closed_at < most
-    until((run / "03_train" / "stage.json").exists)
+    until((run / "03_train" / "stage.json").exists, seconds=300)
     end = last_step(run)
     assert end > closed_at
     before = (run / "03_train" / "splat.ply").read_bytes()
