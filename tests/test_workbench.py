@@ -238,7 +238,7 @@ def test_a_closed_tab_leaves_training_alone(lab: tuple[str, Path]) -> None:
     address, work = lab
     # Long enough that no machine is done before the tab is closed; patience ends it soon after.
     most = 30_000
-    run = put(work, "closed", **{**SHORT, "max_steps": most, "patience": 9000})
+    run = put(work, "closed", **{**SHORT, "max_steps": most, "patience": 6000})
     with jupyter.page(address, height=1500, scheme="dark") as tab:
         tab.open("closed.ipynb")
         tab.run_all()
