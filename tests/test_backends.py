@@ -390,6 +390,7 @@ class TestRefusals:
             ({"backend": "metal"}, "unknown backend"),
             ({"backgrounds": torch.zeros(1, 4)}, "backgrounds has the wrong shape"),
             ({"Ks": torch.eye(3)[None] * -1}, "focal length"),
+            ({"viewmats": torch.zeros(1, 4, 4)}, "cannot be inverted"),
         ],
     )
     def test_wrong_arguments(self, change: dict, message: str) -> None:

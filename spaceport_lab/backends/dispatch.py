@@ -66,7 +66,8 @@ def rasterize(
 
     Raises:
         BackendError: an argument has the wrong shape or holds NaN or Inf (its name and how many rows), an
-            option is unknown, the frame needs more memory than there is, or the backend is not known.
+            option is unknown, a view matrix cannot be inverted, the frame needs more memory than there is, or
+            the backend is not known.
     """
     checked = check_inputs(
         means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds,

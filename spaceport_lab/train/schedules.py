@@ -86,7 +86,7 @@ class Resolution:
     """By what the image sides are divided: `stages` of (first step, factor), factors falling.
 
     With `finer_every` each so manieth step sees twice as much: small images alone teach what is wrong for
-    large ones, and that has to be unlearnt. A part of a full photograph teaches that as well as all of it.
+    large ones, and that has to be unlearnt. A part of a full photograph teaches that nearly as well.
     """
 
     stages: tuple[tuple[int, float], ...]
