@@ -50,9 +50,9 @@ FLOPS_PER_PIXEL = 27 + 45
 """Floating-point operations of one evaluated pixel, forward and backward, counted in kernels/raster.py."""
 
 STAGES = {
-    "project": "projection", "shade": "harmonics", "fill_spans": "binning", "fill_segments": "binning",
-    "forward": "tiles forward", "backward": "tiles backward", "project_backward": "projection backward",
-    "shade_backward": "harmonics backward",
+    "fill": "projection and colours", "fill_spans": "binning", "fill_segments": "binning",
+    "forward": "tiles forward", "backward": "tiles backward",
+    "fill_backward": "projection and colours backward",
 }  # fmt: skip
 
 
@@ -208,7 +208,8 @@ def by_stage(ours: Ours, clock: Callable[[], float], rounds: int) -> dict[str, f
     def timed(function: Any, shares: int, *args: Any) -> list:
         began = clock()
         results = plain(function, shares, *args)
-        found[STAGES[function.py_func.__name__]].append(clock() - began)
+        if stage := STAGES.get(getattr(function, "__name__", "")):
+            found[stage].append(clock() - began)
         return results
 
     threads.on_all = timed

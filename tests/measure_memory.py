@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from spaceport_lab.backends import activate, l1_ssim_loss, rasterize
+from spaceport_lab.backends import l1_ssim_loss, rasterize
 from spaceport_lab.kernels import threads
 
 
@@ -46,8 +46,8 @@ def run(n: int, width: int, height: int, degree: int, trains: bool) -> None:
     for _ in range(3):
         means, quats, scales, opacities, sh0, shN = fields
         image = rasterize(
-            means, quats, *activate(scales, opacities), (sh0, shN), viewmat, K, width, height,
-            sh_degree=degree,
+            means, quats, scales, opacities, (sh0, shN), viewmat, K, width, height, sh_degree=degree,
+            raw=True,
         )[0]  # fmt: skip
         if trains:
             l1_ssim_loss(image, photo).backward()

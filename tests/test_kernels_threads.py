@@ -1,4 +1,4 @@
-"""The same bits from any number of threads; many callers at once; a pool that forgives."""
+"""The same bits from any number of threads; many callers at once; workers that wait, sleep and forgive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from test_backends import make_scene
 
 from spaceport_lab.backends import l1_ssim_loss, rasterize
-from spaceport_lab.kernels import threads
+from spaceport_lab.kernels import threads, waiting
 
 WIDTH, HEIGHT = 210, 150
 TRAINED = ("means", "quats", "scales", "opacities", "colors", "viewmats", "backgrounds")
@@ -81,6 +81,97 @@ def test_many_callers_at_once() -> None:
     for thread in callers:
         thread.join()
     assert not wrong
+
+
+def words(count: int) -> list[int]:
+    """What the first workers do."""
+    return threads._crew._board[: count * waiting.LINE : waiting.LINE].tolist()
+
+
+def test_workers_sleep_when_there_is_nothing_to_do_and_come_again() -> None:
+    for _ in range(3):
+        called: set[str] = set()
+        together = threading.Barrier(3, timeout=20)
+
+        def work(called: set[str] = called, together: threading.Barrier = together) -> None:
+            called.add(threading.current_thread().name)
+            together.wait()
+
+        threads.run_on_threads(work, 3)
+        assert len(called) == 3
+        deadline = time.monotonic() + 20
+        while words(2) != [waiting.ASLEEP] * 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert words(2) == [waiting.ASLEEP] * 2
+
+
+def test_a_worker_comes_once_its_caller_has_begun() -> None:
+    """Before that the caller has the GIL, and a worker would fall asleep for it."""
+    order: list[str] = []
+
+    def kernel(counter: np.ndarray) -> None:
+        order.append(threading.current_thread().name)
+        if len(order) == 1:
+            time.sleep(0.1)
+            assert len(order) == 1
+            counter[0] += 1
+            time.sleep(0.1)
+
+    threads.run_on_threads(lambda: None, 2)
+    threads.set_thread_count(2)
+    threads.on_all(kernel, 2)
+    assert order == [threading.current_thread().name, "spaceport-kernel-1"]
+
+
+def test_a_caller_works_alone_while_another_has_the_workers() -> None:
+    inside, go_on = threading.Event(), threading.Event()
+
+    def first() -> None:
+        inside.set()
+        assert go_on.wait(20)
+
+    other = threading.Thread(target=threads.run_on_threads, args=(first, 2))
+    other.start()
+    assert inside.wait(20)
+    names: list[str] = []
+    threads.run_on_threads(lambda: names.append(threading.current_thread().name), 2)
+    go_on.set()
+    other.join()
+    assert names == [threading.current_thread().name]
+
+
+def test_more_kernels_in_turn_than_ever_before() -> None:
+    def kernel(counter: np.ndarray, number: int) -> int:
+        counter[0] += 1
+        return number
+
+    results = threads.on_all_in_turn([(kernel, number) for number in range(40)], 1)
+    assert results == list(range(40))
+    threads.set_thread_count(2)
+    assert set(threads.on_all_in_turn([(kernel, number) for number in range(40)], 2)) == set(range(40))
+
+
+def test_a_caller_that_is_interrupted_leaves_workers_that_work() -> None:
+    started, go_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        if threading.current_thread() is threading.main_thread():
+            assert started.wait(20)
+            # Comes while the caller sleeps for its worker.
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Timer(0.6, go_on.set).start()
+        else:
+            started.set()
+            assert go_on.wait(20)
+
+    with pytest.raises(KeyboardInterrupt):
+        threads.run_on_threads(work, 2)
+    assert words(1) == [waiting.AWAITED]
+    names: list[str] = []
+    threads.run_on_threads(lambda: names.append(threading.current_thread().name), 2)
+    assert names[0] == threading.current_thread().name, "its worker is still at the work before"
+    together = threading.Barrier(2, timeout=20)
+    threads.run_on_threads(together.wait, 2)
 
 
 def test_a_forked_child_starts_a_pool_of_its_own() -> None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from spaceport_lab.backends.checks import Colors
+from spaceport_lab.backends.activation import draw_seed
+from spaceport_lab.backends.checks import Colors, expect_finite
 from spaceport_lab.backends.pools import let_torch_sleep
 from spaceport_lab.errors import BackendError
 from spaceport_lab.kernels import layout, render
@@ -19,7 +20,8 @@ from spaceport_lab.kernels import layout, render
 def rasterize(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Colors, viewmats: Tensor,
     Ks: Tensor, width: int, height: int, *, backgrounds: Tensor | None, render_mode: str, antialiased: bool,
-    near_plane: float, far_plane: float, radius_clip: float, eps2d: float, absgrad: bool,
+    near_plane: float, far_plane: float, radius_clip: float, eps2d: float, absgrad: bool, raw: bool,
+    left_out: float,
 ) -> tuple[Tensor, Tensor, dict[str, Any]]:  # fmt: skip
     """As `backends.rasterize`, on CPU tensors."""
     let_torch_sleep()
@@ -45,6 +47,8 @@ def rasterize(
         centers = torch.from_numpy(
             np.stack([render.center(viewmat) for viewmat in viewmats.detach().numpy()])
         )
+    # All cameras leave out the same Gaussians.
+    dropout = (left_out, draw_seed() if left_out else 0) if raw else None
     renders, alphas, infos = [], [], []
     cameras = Ks.detach().numpy()
     for c in range(n_cameras):
@@ -61,7 +65,7 @@ def rasterize(
         image, alpha, info = _render_view(
             means, quats, scales, opacities, Colors(tuple(color_tensors),
             colors.sh_degree) if with_rgb else None, viewmats[c], centers[c], background, means2d, c, view,
-            with_depth, absgrad, room[c].reshape(-1),
+            with_depth, absgrad, room[c].reshape(-1), dropout,
         )  # fmt: skip
         renders.append(image)
         alphas.append(alpha)
@@ -85,14 +89,14 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 def _render_view(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Colors | None, viewmat: Tensor,
     center: Tensor, background: Tensor | None, means2d: Tensor, index: int, view: render.View,
-    with_depth: bool, absgrad: bool, room: np.ndarray,
+    with_depth: bool, absgrad: bool, room: np.ndarray, dropout: tuple[float, int] | None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
     """One camera; more channels than the kernels take at once are rendered in groups."""
     most = layout.MAX_CHANNELS
     total = 0 if colors is None else colors.channels
     shape, rest = (means, quats, scales, opacities), (means2d, index, view)
     if total + with_depth <= most:
-        return _apply(*shape, colors, viewmat, center, background, *rest, with_depth, absgrad, room)
+        return _apply(*shape, colors, viewmat, center, background, *rest, with_depth, absgrad, room, dropout)
     if absgrad:
         raise BackendError(
             "absgrad is summed over at most 8 channels at once", got=f"{total + with_depth} channels"
@@ -101,18 +105,20 @@ def _render_view(
     for start in range(0, total, most):
         group = Colors((colors.tensors[0][:, start : start + most],), None)
         behind = None if background is None else background[start : start + most]
-        image, group_alpha, info = _apply(*shape, group, viewmat, center, behind, *rest, False, False, room)
+        image, group_alpha, info = _apply(
+            *shape, group, viewmat, center, behind, *rest, False, False, room, dropout
+        )
         images.append(image)
         alpha = group_alpha if alpha is None else alpha
     if with_depth:
-        images.append(_apply(*shape, None, viewmat, center, None, *rest, True, False, room)[0])
+        images.append(_apply(*shape, None, viewmat, center, None, *rest, True, False, room, dropout)[0])
     return torch.cat(images, dim=-1), alpha, info
 
 
 def _apply(
     means: Tensor, quats: Tensor, scales: Tensor, opacities: Tensor, colors: Colors | None, viewmat: Tensor,
     center: Tensor, background: Tensor | None, means2d: Tensor, index: int, view: render.View,
-    with_depth: bool, absgrad: bool, room: np.ndarray,
+    with_depth: bool, absgrad: bool, room: np.ndarray, dropout: tuple[float, int] | None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:  # fmt: skip
     n_colors = 0 if colors is None else colors.channels
     if n_colors + with_depth == 0:
@@ -122,7 +128,7 @@ def _apply(
     degree = colors.sh_degree if colors is not None else None
     image, alpha = _Rasterize.apply(
         means, quats, scales, opacities, color, color_rest, viewmat, center, background, means2d, index,
-        view, degree, with_depth, absgrad, room, info,
+        view, degree, with_depth, absgrad, room, dropout, info,
     )  # fmt: skip
     return image, alpha, info
 
@@ -133,9 +139,10 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx, means, quats, scales, opacities, color, color_rest, viewmat, center, background, means2d, index,
-        view, degree, with_depth, absgrad, room, info,
+        view, degree, with_depth, absgrad, room, dropout, info,
     ):  # fmt: skip
-        shape = render.Shape(_flat(means), _flat(quats), _flat(scales), _flat(opacities))
+        ctx.activated = _activated(scales, opacities, dropout)
+        shape = render.Shape(_flat(means), _flat(quats), *ctx.activated)
         colors = _color_source(color, color_rest, degree)
         channels = (0 if colors is None else 3 if degree is not None else color.shape[-1]) + with_depth
         behind = np.zeros(channels, np.float32)
@@ -144,6 +151,9 @@ class _Rasterize(torch.autograd.Function):
         frame = render.forward(
             shape, colors, view, with_depth, behind, for_backward=any(ctx.needs_input_grad), means2d=room
         )
+        if not frame.finite:
+            expect_finite("scales", scales.exp())
+            expect_finite("opacities", opacities)
         n, size = shape.n, (view.height, view.width)
         info["radii"] = _rows(frame.radii, n, 2)
         info["depths"] = _rows(frame.depths, n)
@@ -157,9 +167,9 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g_image, g_alpha):
-        means, quats, scales, opacities, color, color_rest, image = ctx.saved_tensors
+        means, quats, _, _, color, color_rest, image = ctx.saved_tensors
         frame = ctx.frame
-        shape = render.Shape(_flat(means), _flat(quats), _flat(scales), _flat(opacities))
+        shape = render.Shape(_flat(means), _flat(quats), *ctx.activated)
         colors = _color_source(color, color_rest, ctx.degree)
         needs = ctx.needs_input_grad
         if g_image is None:
@@ -186,8 +196,18 @@ class _Rasterize(torch.autograd.Function):
             g_background = (g_image * seen).sum((0, 1))[: frame.channels - frame.with_depth]
         return (
             _rows(g.means, n, 3), _rows(g.quats, n, 4), _rows(g.scales, n, 3), _rows(g.opacities, n),
-            g_color, g_rest, g_view, g_center, g_background, g_means2d, *(None,) * 7,
+            g_color, g_rest, g_view, g_center, g_background, g_means2d, *(None,) * 8,
         )  # fmt: skip
+
+
+def _activated(
+    scales: Tensor, opacities: Tensor, dropout: tuple[float, int] | None
+) -> tuple[np.ndarray, np.ndarray, render.Raw | None]:
+    """Scales and opacities, or room for them, and what they will be made of."""
+    given = _flat(scales), _flat(opacities)
+    if dropout is None:
+        return *given, None
+    return *map(np.empty_like, given), render.Raw(*given, *dropout)
 
 
 def _color_source(

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from spaceport_lab.backends.activation import activate
 from spaceport_lab.backends.checks import check_inputs
 from spaceport_lab.errors import BackendError
 
@@ -33,6 +34,8 @@ def rasterize(
     absgrad: bool = False,
     backend: str = "cpu",
     check_finite: bool = True,
+    raw: bool = False,
+    left_out: float = 0.0,
 ) -> tuple[Float[Tensor, "C H W X"], Float[Tensor, "C H W 1"], dict[str, Any]]:
     """Render Gaussians as `gsplat.rasterization(packed=False)` does.
 
@@ -57,7 +60,11 @@ def rasterize(
         absgrad: after backward, `info["means2d"].absgrad` holds the summed absolute gradients (AbsGS).
         backend: "cpu" or "cuda", as `choose_backend` returned it.
         check_finite: look for NaN and Inf in the Gaussians. False where the same tensors were looked at
-            before, as for the second of many views; such numbers then drop out on the CPU.
+            before, as for the second of many views; on the CPU such numbers then drop out, but for raw
+            scales and opacities, which are always looked at there.
+        raw: scales are logarithms and opacities logits, as they are trained; see `activate`.
+        left_out: where they are raw, share of the Gaussians that are left out of all views, the others raised
+            for it; at least 0, below 1. Which ones is drawn from torch's random numbers.
 
     Returns:
         renders, alphas, and info: "means2d" [C, N, 2] pixels (its .grad is filled by backward), "radii" [C,
@@ -73,6 +80,12 @@ def rasterize(
         means, quats, scales, opacities, colors, viewmats, Ks, width, height, sh_degree, backgrounds,
         render_mode, rasterize_mode, near_plane, far_plane, eps2d, check_finite,
     )  # fmt: skip
+    if not 0 <= left_out < 1 or (left_out and not raw):
+        raise BackendError(
+            "left_out is out of range",
+            got=f"{left_out}, raw={raw}",
+            expected="0 to below 1, 0 unless raw",
+        )
     options = {
         "backgrounds": backgrounds, "render_mode": render_mode, "near_plane": near_plane,
         "antialiased": rasterize_mode == "antialiased", "far_plane": far_plane, "radius_clip": radius_clip,
@@ -80,8 +93,13 @@ def rasterize(
     }  # fmt: skip
     if backend == "cpu":
         from spaceport_lab.backends import cpu as chosen
+
+        options |= {"raw": raw, "left_out": left_out}
     elif backend == "cuda":
         from spaceport_lab.backends import cuda as chosen
+
+        if raw:
+            scales, opacities = activate(scales, opacities, left_out)
     else:
         raise BackendError(
             "unknown backend", got=backend, expected="cpu or cuda (choose_backend settles auto)"

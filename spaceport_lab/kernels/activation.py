@@ -11,17 +11,14 @@ import numpy as np
 
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import LANES, LOG2_E
-from spaceport_lab.kernels.vector import fma, fnma, maximum, minimum, select, splat, sum_lanes
+from spaceport_lab.kernels.vector import fma, fnma, maximum, minimum, select, splat
 from spaceport_lab.kernels.vector_math import exp2
-from spaceport_lab.kernels.vector_memory import claim, load, load_some, store_some
+from spaceport_lab.kernels.vector_memory import load, load_some, store_some
 
 ZERO, ONE = np.float32(0), np.float32(1)
 INFINITE = np.float32(np.inf)
 LARGEST = np.float32(88)
 """Logarithm of what is still a number in single precision."""
-
-CHUNK, CHUNK_BACKWARD = 1 << 13, 1 << 15
-"""Gaussians that a thread claims at a time; for fewer it takes longer to wake another."""
 
 
 @kernel(inline=True)
@@ -52,51 +49,41 @@ def opacities_of(raw, at, count, kept, out):
     return value
 
 
-@kernel()
-def activate(counter, n, raw_scales, raw_opacities, seed, left_out, scales, opacities):
-    """Scales and opacities of all n Gaussians; run by several threads at once on one counter.
+@kernel(inline=True)
+def activate_rows(start, end, raw_scales, raw_opacities, seed, left_out, kept, scales, opacities, found):
+    """Scales and opacities of Gaussians start … end - 1; start is a multiple of 16.
 
     Args:
         raw_scales, raw_opacities: flat [3n] and [n] float32.
         seed: uint32.
         left_out: share of the Gaussians whose opacity is zero, the others' is raised by as much; below 1.
+        kept: [16] ones, room to work in.
         scales, opacities: shaped like the raw ones, taking the results.
+        found: a vector of zeros so far.
 
     Returns:
-        whether all scales that this thread has written, and the raw opacities, are finite.
+        zeros where all scales, and the raw opacities, are finite.
     """
-    found, kept = splat(ZERO), np.ones(LANES, np.float32)
     raised, limit = np.float32(1 / (1 - left_out)), np.uint32(left_out * 4294967295.0)
-    while True:
-        start = claim(counter) * CHUNK
-        if start >= n:
-            break
-        end = min(n, start + CHUNK)
-        for at in range(3 * start, 3 * end, LANES):
-            found = fma(scales_of(raw_scales, at, min(LANES, 3 * end - at), scales), ZERO, found)
-        for at in range(start, end, LANES):
-            if left_out > 0:
-                for lane in range(LANES):
-                    kept[lane] = raised if hashed(at + lane, seed) >= limit else ZERO
-            found = fma(opacities_of(raw_opacities, at, min(LANES, end - at), kept, opacities), ZERO, found)
-    return sum_lanes(found) == ZERO
+    for at in range(3 * start, 3 * end, LANES):
+        found = fma(scales_of(raw_scales, at, min(LANES, 3 * end - at), scales), ZERO, found)
+    for at in range(start, end, LANES):
+        if left_out > 0:
+            for lane in range(LANES):
+                kept[lane] = raised if hashed(at + lane, seed) >= limit else ZERO
+        found = fma(opacities_of(raw_opacities, at, min(LANES, end - at), kept, opacities), ZERO, found)
+    return found
 
 
-@kernel()
-def activate_backward(counter, n, scales, opacities, left_out, g_scales, g_opacities, g_raw_scales, g_raw):
-    """Gradients of the raw numbers from the results and their gradients; run by several threads at once."""
+@kernel(inline=True)
+def activate_rows_backward(start, end, scales, opacities, left_out, g_scales, g_opacities):
+    """Gradients of scales and opacities to those of the raw numbers, where they lie."""
     share = np.float32(1 - left_out)
-    while True:
-        start = claim(counter) * CHUNK_BACKWARD
-        if start >= n:
-            break
-        end = min(n, start + CHUNK_BACKWARD)
-        for at in range(3 * start, 3 * end, LANES):
-            count = min(LANES, 3 * end - at)
-            value = load_some(scales, at, count) * load_some(g_scales, at, count)
-            store_some(g_raw_scales, at, value, count)
-        for at in range(start, end, LANES):
-            count = min(LANES, end - at)
-            opacity = load_some(opacities, at, count)
-            slope = opacity * fnma(opacity, share, splat(ONE))
-            store_some(g_raw, at, slope * load_some(g_opacities, at, count), count)
+    for at in range(3 * start, 3 * end, LANES):
+        count = min(LANES, 3 * end - at)
+        store_some(g_scales, at, load_some(scales, at, count) * load_some(g_scales, at, count), count)
+    for at in range(start, end, LANES):
+        count = min(LANES, end - at)
+        opacity = load_some(opacities, at, count)
+        slope = opacity * fnma(opacity, share, splat(ONE))
+        store_some(g_opacities, at, slope * load_some(g_opacities, at, count), count)

@@ -13,7 +13,7 @@ import numpy as np
 
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import LANES, LOG2_E
-from spaceport_lab.kernels.projection import CHUNK, THREE_COLUMNS, frustum_limits, to_camera
+from spaceport_lab.kernels.projection import THREE_COLUMNS, frustum_limits, to_camera
 from spaceport_lab.kernels.vector import lowest_bit, maximum, minimum, square_root, true_lanes
 from spaceport_lab.kernels.vector_math import exp2
 from spaceport_lab.kernels.vector_memory import claim, last_rows
@@ -23,6 +23,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 # An opaque Gaussian falls below 1/255 at this many standard deviations; one per mille more for rounding.
 REACH = np.float32(math.sqrt(2 * math.log(255.0)) * 1.001)
 SLACK = np.float32(2)  # pixels: radii are rounded up to whole ones
+CHUNK = 4096  # Gaussians that a thread claims at a time: microseconds, or claims would be what takes time
 
 
 @kernel(inline=True)

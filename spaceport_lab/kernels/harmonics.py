@@ -16,7 +16,7 @@ import numpy as np
 from spaceport_lab.kernels.compiling import kernel
 from spaceport_lab.kernels.layout import CULLED, LANES, RECORD
 from spaceport_lab.kernels.vector import any_lane, maximum, select, splat, square_root
-from spaceport_lab.kernels.vector_memory import claim, last_rows, load, load_ints, prefetch, store
+from spaceport_lab.kernels.vector_memory import last_rows, load, load_ints, prefetch, store
 from spaceport_lab.kernels.vector_rows import (
     combine,
     load_columns,
@@ -31,7 +31,6 @@ from spaceport_lab.kernels.vector_tuples import fma_each, sums_of
 
 ZERO, HALF, ONE, TWO, THREE, FIVE = (np.float32(number) for number in (0, 0.5, 1, 2, 3, 5))
 TINY = np.float32(1e-30)
-CHUNK = 256
 AHEAD = 2 * LANES  # Gaussians between asking for their coefficients and using them
 THREE_COLUMNS = (0, 0, 0)
 TURNS = 9  # numbers that say how a Gaussian's three channels change with its mean's three
@@ -147,35 +146,31 @@ def shade_group(
     )  # fmt: skip
 
 
-@kernel()
-def shade(
-    counter, n, keys, means, center, sh0, stride_0, shn, stride_n, first_n, degree, records, stride, turns
+@kernel(inline=True)
+def shade_rows(
+    start, end, n, keys, means, center, sh0, stride_0, shn, stride_n, first_n, degree, records, stride, turns
 ):  # fmt: skip
-    """Write the colours of the visible Gaussians' records; run by several threads at once on one counter.
+    """Write the colours of those of the Gaussians start … end - 1 of n that are visible to their records.
 
-    turns [TURNS * n, padded as in `project`] takes how each channel changes with the mean, of sixteen
+    turns [TURNS * n, padded as in `project_rows`] takes how each channel changes with the mean, of sixteen
     Gaussians side by side; the backward pass then need not read all coefficients again. Empty for none.
     """
     n_floats = 3 * ((degree + 1) * (degree + 1) - 1)
-    while True:
-        start = claim(counter) * CHUNK
-        if start >= n:
-            break
-        for i in range(start, min(n, start + CHUNK), LANES):
-            if not any_lane(load_ints(keys, i) > -1):
-                continue
-            if n_floats > 0:
-                prefetch_rows(shn, (i + AHEAD) * stride_n, LANES * stride_n)
-            if i + LANES <= n:
-                shade_group(
-                    i, i, means, center, sh0, i * stride_0, stride_0, shn, i * stride_n + first_n, stride_n,
-                    n_floats, records, stride, turns,
-                )  # fmt: skip
-            else:
-                shade_group(
-                    0, i, last_rows(means, 3, i, n), center, last_rows(sh0, stride_0, i, n), 0, stride_0,
-                    last_rows(shn, stride_n, i, n), first_n, stride_n, n_floats, records, stride, turns,
-                )  # fmt: skip
+    for i in range(start, end, LANES):
+        if not any_lane(load_ints(keys, i) > -1):
+            continue
+        if n_floats > 0:
+            prefetch_rows(shn, (i + AHEAD) * stride_n, LANES * stride_n)
+        if i + LANES <= n:
+            shade_group(
+                i, i, means, center, sh0, i * stride_0, stride_0, shn, i * stride_n + first_n, stride_n,
+                n_floats, records, stride, turns,
+            )  # fmt: skip
+        else:
+            shade_group(
+                0, i, last_rows(means, 3, i, n), center, last_rows(sh0, stride_0, i, n), 0, stride_0,
+                last_rows(shn, stride_n, i, n), first_n, stride_n, n_floats, records, stride, turns,
+            )  # fmt: skip
 
 
 @kernel(inline=True)
@@ -201,7 +196,7 @@ def shade_backward_group(
     at, i, counts, means, center, turns, stride_n, n_floats, all_floats, records, stride, g_colors, g_sh0,
     at_0, stride_0, g_shn, to_n, g_means, camera_sums, row, with_camera,
 ):  # fmt: skip
-    """Gradients of sixteen Gaussians, the inputs' from `at`, the outputs' from i; see `shade_backward`."""
+    """Sixteen Gaussians of `shade_rows_backward`, the inputs' from `at`, the outputs' from i."""
     visible = load_ints(counts, i) > 0
     shown = load_records_first(records, i * stride + RECORD, stride, 3)
     red, green, blue = load_columns(g_colors, 3 * i, THREE_COLUMNS)
@@ -241,66 +236,51 @@ def clear_rows(values, at, stride, rows, count):
             values[at + lane * stride + k] = ZERO
 
 
-@kernel()
-def shade_backward(
-    counter, n, counts, means, center, turns, stride_0, stride_n, first_n, n_coefficients, degree,
+@kernel(inline=True)
+def shade_rows_backward(
+    start, end, n, row, counts, means, center, turns, stride_0, stride_n, first_n, n_coefficients, degree,
     records, stride, g_colors, g_sh0, g_shn, g_means, camera_sums, with_camera,
 ):  # fmt: skip
     """Gradients of the coefficients (all of them written) and of the direction, added to those of the means.
 
-    n_coefficients: how many coefficients per channel shN holds; those above `degree` get zeros; 0 where none
-    of their gradients are wanted, and g_shn is empty. turns: as `shade` left them. g_colors
-    [n*3] and g_means [n*3] are padded as in `project`. camera_sums [chunks, 3] float64 takes the gradient of
-    the camera's centre, one row for each CHUNK.
+    Of Gaussians start … end - 1 of n. n_coefficients: how many coefficients per channel shN holds; those
+    above `degree` get zeros; 0 where none of their gradients are wanted, and g_shn is empty. turns: as
+    `shade_rows` left them. g_colors [n*3] and g_means [n*3] are padded as in `project_rows`. camera_sums
+    [chunks, 3] float64: its row `row` takes the gradient of the camera's centre.
     """
     n_floats, all_floats = 3 * ((degree + 1) * (degree + 1) - 1), 3 * n_coefficients
-    while True:
-        row = claim(counter)
-        start = row * CHUNK
-        if start >= n:
-            break
-        for i in range(start, min(n, start + CHUNK), LANES):
-            rows = min(LANES, n - i)
-            prefetch_rows(g_shn, (i + AHEAD) * stride_n, LANES * stride_n)
-            if not any_lane(load_ints(counts, i) > 0):
-                clear_rows(g_sh0, i * stride_0, stride_0, rows, 3)
-                clear_rows(g_shn, i * stride_n + first_n, stride_n, rows, all_floats)
-            elif rows == LANES:
-                shade_backward_group(
-                    i, i, counts, means, center, turns, stride_n, n_floats, all_floats, records, stride,
-                    g_colors, g_sh0, i * stride_0, stride_0, g_shn, i * stride_n + first_n, g_means,
-                    camera_sums, row, with_camera,
-                )  # fmt: skip
-            else:
-                last_sh0 = np.empty(LANES * stride_0, np.float32)
-                last_shn = (
-                    last_sh0
-                    if stride_n == stride_0 and first_n > 0
-                    else np.empty(LANES * stride_n, np.float32)
-                )
-                shade_backward_group(
-                    0, i, counts, last_rows(means, 3, i, n), center, turns, stride_n, n_floats, all_floats,
-                    records, stride, g_colors, last_sh0, 0, stride_0, last_shn, first_n, g_means, camera_sums,
-                    row, with_camera,
-                )  # fmt: skip
-                for k in range(rows * stride_0):
-                    g_sh0[i * stride_0 + k] = last_sh0[k]
-                for k in range(rows * stride_n if all_floats > 0 else 0):
-                    g_shn[i * stride_n + k] = last_shn[k]
+    for i in range(start, end, LANES):
+        rows = min(LANES, n - i)
+        prefetch_rows(g_shn, (i + AHEAD) * stride_n, LANES * stride_n)
+        if not any_lane(load_ints(counts, i) > 0):
+            clear_rows(g_sh0, i * stride_0, stride_0, rows, 3)
+            clear_rows(g_shn, i * stride_n + first_n, stride_n, rows, all_floats)
+        elif rows == LANES:
+            shade_backward_group(
+                i, i, counts, means, center, turns, stride_n, n_floats, all_floats, records, stride,
+                g_colors, g_sh0, i * stride_0, stride_0, g_shn, i * stride_n + first_n, g_means,
+                camera_sums, row, with_camera,
+            )  # fmt: skip
+        else:
+            last_sh0 = np.empty(LANES * stride_0, np.float32)
+            last_shn = (
+                last_sh0 if stride_n == stride_0 and first_n > 0 else np.empty(LANES * stride_n, np.float32)
+            )
+            shade_backward_group(
+                0, i, counts, last_rows(means, 3, i, n), center, turns, stride_n, n_floats, all_floats,
+                records, stride, g_colors, last_sh0, 0, stride_0, last_shn, first_n, g_means, camera_sums,
+                row, with_camera,
+            )  # fmt: skip
+            for k in range(rows * stride_0):
+                g_sh0[i * stride_0 + k] = last_sh0[k]
+            for k in range(rows * stride_n if all_floats > 0 else 0):
+                g_shn[i * stride_n + k] = last_shn[k]
 
 
-@kernel()
-def copy_colors(counter, n, keys, colors, depths, channels, with_depth, records, stride):
-    """Colours [n*channels], and the depth after them if wanted, to the visible Gaussians' records."""
-    while True:
-        start = claim(counter) * CHUNK
-        if start >= n:
-            break
-        for i in range(start, min(n, start + CHUNK)):
-            if keys[i] == CULLED:
-                continue
-            o = i * stride + RECORD
+@kernel(inline=True)
+def copy_colors(start, end, keys, colors, channels, records, stride):
+    """Colours [n*channels] of Gaussians start … end - 1 to the records of those that are visible."""
+    for i in range(start, end):
+        if keys[i] != CULLED:
             for c in range(channels):
-                records[o + c] = colors[i * channels + c]
-            if with_depth:
-                records[o + channels] = depths[i]
+                records[i * stride + RECORD + c] = colors[i * channels + c]

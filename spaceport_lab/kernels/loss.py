@@ -347,15 +347,17 @@ def loss_and_gradient(
     """
     height, width, step = shape
     strips, groups = -(-width // STRIP), -(-height // LANES)
-    bands = min(groups, max(-(-height // BAND), -(-2 * threads.thread_count() // strips)))
+    # Every thread gets as many as the others: each band costs a group of rows more than it has.
+    n_threads = threads.thread_count()
+    rounds = -(-height * strips // (n_threads * BAND))
+    bands = min(groups, -(-n_threads * rounds // strips))
     sums = np.zeros((height * strips, 2))
     out = np.empty(height * width * step if with_gradient else 0, np.float32)
-    counter = np.zeros(1, np.int64)
     l1_weight, ssim_weight = np.float32((1 - ssim_lambda) / count), np.float32(ssim_lambda / count)
     widest = -(-width // strips)
     pitch = (-(-(widest + REACH - 1) // LANES) + 1) * LANES * step
 
-    def work() -> None:
+    def work(counter: np.ndarray) -> None:
         scratch = aligned_empty((2 * (MAPS + SLOPES) * step + step + MAPS + 5) * PAGE)
         # The last vector of the last row may reach past its end.
         rows = aligned_empty(2 * SLOPES * LANES * pitch + LANES if with_gradient else 0)
@@ -364,6 +366,6 @@ def loss_and_gradient(
             scratch, rows, sums, out,
         )  # fmt: skip
 
-    threads.run_on_threads(work, min(threads.thread_count(), bands * strips))
+    threads.on_all(work, bands * strips)
     l1, ssim = sums.sum(0)
     return ((1 - ssim_lambda) * l1 + ssim_lambda * (height * width * step - ssim)) / count, out

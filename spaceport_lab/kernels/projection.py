@@ -50,7 +50,7 @@ from spaceport_lab.kernels.vector import (
     to_ints,
 )
 from spaceport_lab.kernels.vector_math import log2
-from spaceport_lab.kernels.vector_memory import claim, last_rows, load, load_ints, store
+from spaceport_lab.kernels.vector_memory import last_rows, load, load_ints, store
 from spaceport_lab.kernels.vector_rows import load_columns, load_records, store_columns, store_records
 from spaceport_lab.kernels.vector_tuples import sums_of
 
@@ -58,7 +58,6 @@ ZERO, HALF, ONE, TWO = (np.float32(number) for number in (0, 0.5, 1, 2))
 # Ellipses wider than this many pixels, or centred further away, are beyond float32 and left out.
 HUGE = np.float32(1e8)
 TINY = np.float32(1e-30)
-CHUNK = 256  # Gaussians that a thread claims at a time; also the unit in which camera gradients are summed
 CAMERA_SUMS = 12  # rotation row by row, then translation
 THREE_COLUMNS, FOUR_COLUMNS = (0, 0, 0), (0, 0, 0, 0)
 
@@ -142,7 +141,7 @@ def project_group(
     at, i, means, quats, scales, opacities, view, camera, width, height, eps2d, near, far, radius_clip,
     antialiased, tiles_x, tiles_y, stride, records, radii, means2d, depths, keys, counts,
 ):  # fmt: skip
-    """Gaussians at … at + 15 of the inputs to rows i … i + 15 of the outputs, which are `project`'s."""
+    """Gaussians at … at + 15 of the inputs to rows i … i + 15 of the outputs, which are `project_rows`'."""
     mx, my, mz = load_columns(means, 3 * at, THREE_COLUMNS)
     x, y, z = to_camera(view, mx, my, mz)
     inverse_z = ONE / z
@@ -203,35 +202,31 @@ def project_group(
     store(counts, i, count_spans(visible, u, v, shear, half_width, reach_y, right_y, tiles_x, tiles_y))
 
 
-@kernel()
-def project(
-    counter, n, means, quats, scales, opacities, view, camera, width, height, eps2d, near, far, radius_clip,
-    antialiased, tiles_x, tiles_y, stride, records, radii, means2d, depths, keys, counts,
+@kernel(inline=True)
+def project_rows(
+    start, end, n, means, quats, scales, opacities, view, camera, width, height, eps2d, near, far,
+    radius_clip, antialiased, tiles_x, tiles_y, stride, records, radii, means2d, depths, keys, counts,
 ):  # fmt: skip
-    """Project all n Gaussians; run by several threads at once on one counter.
+    """Project Gaussians start … end - 1 of n; start is a multiple of 16.
 
     Inputs, flat and float32: means [n*3], quats [n*4] (wxyz), scales [n*3], opacities [n], view [16] world
     to camera, camera [4] = fx, fy, cx, cy in pixels. Outputs, their rows padded to whole groups of 16:
     records [n*stride], radii [n*2] int32 pixels, means2d [n*2] pixels, depths [n], keys [n] uint32 that sort
     by depth (CULLED where not on the image), counts [n] int32 spans of tiles touched.
     """
-    while True:
-        start = claim(counter) * CHUNK
-        if start >= n:
-            break
-        for i in range(start, min(n, start + CHUNK), LANES):
-            if i + LANES <= n:
-                project_group(
-                    i, i, means, quats, scales, opacities, view, camera, width, height, eps2d, near, far,
-                    radius_clip, antialiased, tiles_x, tiles_y, stride, records, radii, means2d, depths,
-                    keys, counts,
-                )  # fmt: skip
-            else:
-                project_group(
-                    0, i, last_rows(means, 3, i, n), last_rows(quats, 4, i, n), last_rows(scales, 3, i, n),
-                    last_rows(opacities, 1, i, n), view, camera, width, height, eps2d, near, far, radius_clip,
-                    antialiased, tiles_x, tiles_y, stride, records, radii, means2d, depths, keys, counts,
-                )  # fmt: skip
+    for i in range(start, end, LANES):
+        if i + LANES <= n:
+            project_group(
+                i, i, means, quats, scales, opacities, view, camera, width, height, eps2d, near, far,
+                radius_clip, antialiased, tiles_x, tiles_y, stride, records, radii, means2d, depths,
+                keys, counts,
+            )  # fmt: skip
+        else:
+            project_group(
+                0, i, last_rows(means, 3, i, n), last_rows(quats, 4, i, n), last_rows(scales, 3, i, n),
+                last_rows(opacities, 1, i, n), view, camera, width, height, eps2d, near, far, radius_clip,
+                antialiased, tiles_x, tiles_y, stride, records, radii, means2d, depths, keys, counts,
+            )  # fmt: skip
 
 
 @kernel(inline=True)
@@ -259,7 +254,7 @@ def project_backward_group(
     antialiased, g_means, g_quats, g_scales, g_opacities, g_means2d, g_absolute, camera_sums, row,
     with_camera,
 ):  # fmt: skip
-    """Gradients of sixteen Gaussians from the fields g of their summed slots; arrays as in `project`."""
+    """Gradients of sixteen Gaussians from the fields g of their summed slots; arrays as in `project_rows`."""
     mx, my, mz = load_columns(means, 3 * at, THREE_COLUMNS)
     x, y, z = to_camera(view, mx, my, mz)
     inverse_z = ONE / z
@@ -366,46 +361,40 @@ def sum_slots(i, rows, slots, first_slot, sums):
         store(sums, lane * SLOT_STRIDE, total)
 
 
-@kernel()
-def project_backward(
-    counter, n, slots, first_slot, counts, means, quats, scales, opacities, view, camera, width, height,
-    eps2d, antialiased, depth_slot, channels, g_means, g_quats, g_scales, g_opacities, g_colors, g_means2d,
-    g_absolute, camera_sums, with_camera,
+@kernel(inline=True)
+def project_rows_backward(
+    start, end, n, row, slots, first_slot, counts, means, quats, scales, opacities, view, camera, width,
+    height, eps2d, antialiased, depth_slot, channels, g_means, g_quats, g_scales, g_opacities, g_colors,
+    g_means2d, g_absolute, camera_sums, with_camera, sums, column,
 ):  # fmt: skip
-    """Sum each Gaussian's slots and carry them to its parameters; run by several threads at once on one
-    counter.
+    """Sum the slots of Gaussians start … end - 1 of n and carry them to their parameters.
 
     Every Gaussian's gradients are written, zeros for those not on the image; rows are padded as in
-    `project`. depth_slot is the field of a slot that holds the depth's gradient, or -1. g_colors
-    [n*channels] takes the colours' gradients, g_absolute may be empty. camera_sums [chunks, 12] float64: one
-    row for each CHUNK of Gaussians, so that its sum does not depend on threads.
+    `project_rows`. depth_slot is the field of a slot that holds the depth's gradient, or -1. g_colors
+    [n*channels] takes the colours' gradients, g_absolute may be empty. camera_sums [chunks, 12] float64: what
+    these Gaussians add to is its row `row`. sums [16 slots] and column [16] are room to work in, column
+    zeros.
     """
-    sums, column = np.zeros(LANES * SLOT_STRIDE, np.float32), np.zeros(LANES, np.float32)
-    while True:
-        row = claim(counter)
-        start = row * CHUNK
-        if start >= n:
-            break
-        for i in range(start, min(n, start + CHUNK), LANES):
-            rows = min(LANES, n - i)
-            sum_slots(i, rows, slots, first_slot, sums)
-            for lane in range(rows):
-                for k in range(channels):
-                    g_colors[(i + lane) * channels + k] = sums[lane * SLOT_STRIDE + SLOT + k]
-                if depth_slot >= 0:
-                    column[lane] = sums[lane * SLOT_STRIDE + depth_slot]
-            g, g_depth = load_records(sums, 0, SLOT_STRIDE), load(column, 0)
-            visible = load_ints(counts, i) > 0
-            if rows == LANES:
-                project_backward_group(
-                    i, i, g, g_depth, visible, means, quats, scales, opacities, view, camera, width, height,
-                    eps2d, antialiased, g_means, g_quats, g_scales, g_opacities, g_means2d, g_absolute,
-                    camera_sums, row, with_camera,
-                )  # fmt: skip
-            else:
-                project_backward_group(
-                    0, i, g, g_depth, visible, last_rows(means, 3, i, n), last_rows(quats, 4, i, n),
-                    last_rows(scales, 3, i, n), last_rows(opacities, 1, i, n), view, camera, width, height,
-                    eps2d, antialiased, g_means, g_quats, g_scales, g_opacities, g_means2d, g_absolute,
-                    camera_sums, row, with_camera,
-                )  # fmt: skip
+    for i in range(start, end, LANES):
+        rows = min(LANES, n - i)
+        sum_slots(i, rows, slots, first_slot, sums)
+        for lane in range(rows):
+            for k in range(channels):
+                g_colors[(i + lane) * channels + k] = sums[lane * SLOT_STRIDE + SLOT + k]
+            if depth_slot >= 0:
+                column[lane] = sums[lane * SLOT_STRIDE + depth_slot]
+        g, g_depth = load_records(sums, 0, SLOT_STRIDE), load(column, 0)
+        visible = load_ints(counts, i) > 0
+        if rows == LANES:
+            project_backward_group(
+                i, i, g, g_depth, visible, means, quats, scales, opacities, view, camera, width, height,
+                eps2d, antialiased, g_means, g_quats, g_scales, g_opacities, g_means2d, g_absolute,
+                camera_sums, row, with_camera,
+            )  # fmt: skip
+        else:
+            project_backward_group(
+                0, i, g, g_depth, visible, last_rows(means, 3, i, n), last_rows(quats, 4, i, n),
+                last_rows(scales, 3, i, n), last_rows(opacities, 1, i, n), view, camera, width, height,
+                eps2d, antialiased, g_means, g_quats, g_scales, g_opacities, g_means2d, g_absolute,
+                camera_sums, row, with_camera,
+            )  # fmt: skip

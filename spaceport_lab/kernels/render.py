@@ -11,12 +11,13 @@ import numpy as np
 import psutil
 
 from spaceport_lab.errors import BackendError
-from spaceport_lab.kernels import binning, harmonics, layout, projection, raster, threads
+from spaceport_lab.kernels import binning, harmonics, layout, projection, raster, records, threads
 
 # Of one span: itself while lists are filled, its entry; for the backward pass its slot and their numbers.
 SPAN_BYTES_FORWARD = 4 + 4
 SPAN_BYTES = SPAN_BYTES_FORWARD + 4 + 1 + 4 * layout.SLOT_STRIDE
 PLENTY = 2**28  # bytes that are not worth asking the machine about
+NONE = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,34 @@ def center(viewmat: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
+class Raw:
+    """Scales and opacities as they are trained; see `kernels.activation`.
+
+    Attributes:
+        scales: [N*3] float32, logarithms of the standard deviations.
+        opacities: [N] float32, logits.
+        left_out: share of the Gaussians, 0 to below 1, that are not rendered, the others more opaque for it.
+        seed: uint32 that says which.
+    """
+
+    scales: np.ndarray
+    opacities: np.ndarray
+    left_out: float = 0.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Shape:
-    """N Gaussians, flat C-contiguous float32: means [N*3], quats [N*4] wxyz, scales [N*3], opacities [N]."""
+    """N Gaussians, flat C-contiguous float32: means [N*3], quats [N*4] wxyz, scales [N*3], opacities [N].
+
+    Where they are `raw`, scales and opacities are for `forward` to fill, and their gradients the raw ones'.
+    """
 
     means: np.ndarray
     quats: np.ndarray
     scales: np.ndarray
     opacities: np.ndarray
+    raw: Raw | None = None
 
     @property
     def n(self) -> int:
@@ -128,6 +150,7 @@ class Frame:
     turns: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     image: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     transmittance: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    finite: bool = True  # whether all scales, and raw opacities, are; looked at where they are raw
 
 
 @dataclass(frozen=True)
@@ -178,8 +201,7 @@ def forward(
         raise ValueError(f"at most {layout.MAX_CHANNELS} channels are rendered at once, got {channels}")
     if means2d is None:
         means2d = np.empty(2 * layout.padded(shape.n), np.float32)
-    frame = _project(shape, view, channels, with_depth, means2d)
-    _color(frame, shape, colors, for_backward)
+    frame = _fill_records(shape, colors, view, channels, with_depth, means2d, for_backward)
     _bin(frame, shape.n, for_backward)
     _rasterize(frame, background)
     return frame
@@ -206,7 +228,7 @@ def backward(
     """
     n_slots = int(frame.first_slot[-1])
     if g_alpha is None:
-        g_alpha = np.zeros(0, np.float32)
+        g_alpha = NONE
     slots, begun = layout.aligned_empty(n_slots * layout.SLOT_STRIDE), np.zeros(n_slots, np.uint8)
     threads.on_all(
         raster.backward, len(frame.starts) - 1, frame.starts, frame.word_starts, frame.ends,
@@ -227,14 +249,22 @@ def _color_channels(colors: Harmonics | Given | None) -> int:
     return 3 if isinstance(colors, Harmonics) else colors.channels
 
 
-def _project(shape: Shape, view: View, channels: int, with_depth: bool, means2d: np.ndarray) -> Frame:
-    if shape.n >= layout.MAX_GAUSSIANS:
+def _fill_records(
+    shape: Shape,
+    colors: Harmonics | Given | None,
+    view: View,
+    channels: int,
+    with_depth: bool,
+    means2d: np.ndarray,
+    for_backward: bool,
+) -> Frame:
+    n, tiles, stride = shape.n, layout.tile_grid(view.width, view.height), layout.record_stride(channels)
+    if n >= layout.MAX_GAUSSIANS:
         raise BackendError(
             "there are more Gaussians than can be numbered",
-            got=f"{shape.n:,}",
+            got=f"{n:,}",
             expected=f"fewer than {layout.MAX_GAUSSIANS:,}",
         )
-    n, tiles, stride = shape.n, layout.tile_grid(view.width, view.height), layout.record_stride(channels)
     rows = layout.padded(n)
     frame = Frame(
         view, channels, with_depth, tiles, stride,
@@ -245,37 +275,24 @@ def _project(shape: Shape, view: View, channels: int, with_depth: bool, means2d:
         keys=np.empty(rows, np.uint32),
         counts=np.empty(rows, np.int32),
     )  # fmt: skip
-    threads.on_all(
-        projection.project, _chunks(n), n, shape.means, shape.quats, shape.scales, shape.opacities,
-        view.view, view.camera, view.width, view.height, np.float32(view.eps2d), np.float32(view.near),
-        np.float32(view.far), np.float32(view.radius_clip), view.antialiased, *tiles, stride, frame.records,
-        frame.radii, frame.means2d, frame.depths, frame.keys, frame.counts,
-    )  # fmt: skip
+    raw = shape.raw or Raw(NONE, NONE)
+    sh = colors if isinstance(colors, Harmonics) else Harmonics(NONE, 0, NONE, 0, 0, 0, -1)
+    given = colors.colors if isinstance(colors, Given) else NONE
+    if for_backward and sh.degree > 0:
+        frame.turns = np.empty(harmonics.TURNS * rows, np.float32)
+    frame.finite = all(threads.on_all(
+        records.fill, _chunks(n), n, raw.scales, raw.opacities, raw.seed, raw.left_out, shape.means,
+        shape.quats, shape.scales, shape.opacities, view.view, view.camera, view.width, view.height,
+        np.float32(view.eps2d), np.float32(view.near), np.float32(view.far), np.float32(view.radius_clip),
+        view.antialiased, *tiles, stride, frame.records, frame.radii, frame.means2d, frame.depths,
+        frame.keys, frame.counts, view.center, sh.sh0, sh.stride_0, sh.shn, sh.stride_n, sh.first_n,
+        sh.degree, frame.turns, given, channels - with_depth, with_depth,
+    ))  # fmt: skip
     return frame
 
 
 def _chunks(n: int) -> int:
-    return -(-n // projection.CHUNK)
-
-
-def _color(frame: Frame, shape: Shape, colors: Harmonics | Given | None, for_backward: bool) -> None:
-    shares = _chunks(shape.n)
-    if isinstance(colors, Harmonics):
-        if for_backward and colors.degree > 0:
-            frame.turns = np.empty(harmonics.TURNS * layout.padded(shape.n), np.float32)
-        threads.on_all(
-            harmonics.shade, shares, shape.n, frame.keys, shape.means, frame.view.center, colors.sh0,
-            colors.stride_0, colors.shn, colors.stride_n, colors.first_n, colors.degree, frame.records,
-            frame.stride, frame.turns,
-        )  # fmt: skip
-        if frame.with_depth:
-            frame.records[layout.RECORD + 3 :: frame.stride] = frame.depths
-        return
-    given = colors.colors if colors is not None else np.zeros(0, np.float32)
-    threads.on_all(
-        harmonics.copy_colors, shares, shape.n, frame.keys, given, frame.depths, _color_channels(colors),
-        frame.with_depth, frame.records, frame.stride,
-    )  # fmt: skip
+    return -(-n // records.CHUNK)
 
 
 def _bin(frame: Frame, n: int, for_backward: bool) -> None:
@@ -352,30 +369,24 @@ def _carry_back(
     with_rest: bool,
 ) -> Gradients:
     n, view, rows = shape.n, frame.view, layout.padded(shape.n)
-    color_channels = _color_channels(colors)
-    chunks = _chunks(n)
-    camera_sums = np.zeros((chunks, projection.CAMERA_SUMS))
-    center_sums = np.zeros((chunks, 3))
+    color_channels, chunks = frame.channels - frame.with_depth, _chunks(n)
+    camera_sums, center_sums = np.zeros((chunks, projection.CAMERA_SUMS)), np.zeros((chunks, 3))
     g_sh0, g_shn = _harmonics_gradients(colors, with_rest)
     g = Gradients(
         *(np.empty(size, np.float32) for size in (3 * rows, 4 * rows, 3 * rows, rows, 2 * rows,
         2 * rows if with_absolute else 0, rows * color_channels)), sh0=g_sh0, shn=g_shn,
         view=np.zeros((3, 4)), center=np.zeros(3),
     )  # fmt: skip
+    sh = colors if isinstance(colors, Harmonics) else Harmonics(NONE, 0, NONE, 0, 0, 0, -1)
     threads.on_all(
-        projection.project_backward, chunks, n, slots, frame.first_slot, frame.counts, shape.means,
-        shape.quats, shape.scales, shape.opacities, view.view, view.camera, view.width, view.height,
+        records.fill_backward, chunks, n, slots, frame.first_slot, frame.counts, shape.means, shape.quats,
+        shape.scales, shape.opacities, view.view, view.camera, view.width, view.height,
         np.float32(view.eps2d), view.antialiased, layout.SLOT + color_channels if frame.with_depth else -1,
-        color_channels, g.means, g.quats, g.scales, g.opacities, g.colors, g.means2d, g.absolute,
-        camera_sums, with_camera,
+        color_channels, g.means, g.quats, g.scales, g.opacities, g.colors, g.means2d, g.absolute, camera_sums,
+        view.center, frame.turns, sh.stride_0, sh.stride_n, sh.first_n,
+        sh.n_coefficients if len(g_shn) else 0, sh.degree, frame.records, frame.stride, g.sh0, g.shn,
+        center_sums, with_camera, shape.raw is not None, shape.raw.left_out if shape.raw else 0.0,
     )  # fmt: skip
-    if isinstance(colors, Harmonics):
-        threads.on_all(
-            harmonics.shade_backward, chunks, n, frame.counts, shape.means, view.center, frame.turns,
-            colors.stride_0, colors.stride_n, colors.first_n,
-            colors.n_coefficients if len(g_shn) else 0, colors.degree, frame.records, frame.stride, g.colors,
-            g.sh0, g.shn, g.means, center_sums, with_camera,
-        )  # fmt: skip
     if with_camera:
         sums = camera_sums.sum(0)
         g.view[:, :3], g.view[:, 3] = sums[:9].reshape(3, 3), sums[9:]
@@ -386,7 +397,7 @@ def _carry_back(
 def _harmonics_gradients(colors: Harmonics | Given | None, with_rest: bool) -> tuple[np.ndarray, np.ndarray]:
     """Arrays like sh0 and, if wanted, shn; one and the same where those are one and the same."""
     if not isinstance(colors, Harmonics):
-        return np.zeros(0, np.float32), np.zeros(0, np.float32)
+        return NONE, NONE
     g_sh0 = np.empty(colors.sh0.size, np.float32)
     if colors.shn is colors.sh0:
         return g_sh0, g_sh0

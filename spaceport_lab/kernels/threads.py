@@ -1,9 +1,9 @@
-"""A pool of Python threads for kernels that run without the GIL.
+"""A crew of Python threads for kernels that run without the GIL.
 
 Not numba's own parallelism: its default layer may not be entered by two threads at once, and its idle
-threads can spin against torch's. Here an idle thread sleeps, and any number of callers may share the pool.
-Nor a ThreadPoolExecutor: a kernel may take a tenth of a millisecond, and the conditions of a Future's life
-take as long as that to be kept, under the lock that both threads wait for.
+threads can spin against torch's. Here idle threads spin for a moment and then sleep, and any number of
+callers may ask at once. Nor a ThreadPoolExecutor: a kernel may take a tenth of a millisecond, and to wake a
+thread, to take the GIL from another and to keep a Future take as long as that; see `kernels.waiting`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,19 @@ import functools
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 
 import numpy as np
 
-_lock = threading.Lock()
-_calls: SimpleQueue[_Call] = SimpleQueue()
-_n_workers = 0
+from spaceport_lab.kernels import waiting
+
+MAX_WORKERS = 255
+AWAKE_SECONDS = 5e-4
+"""How long an idle worker, or a caller whose workers are not done, waits before it sleeps."""
+
 _limit: int | None = None
 
 
@@ -45,28 +49,20 @@ def set_thread_count(count: int | None) -> None:
     _limit = count
 
 
+Work = Callable[[Sequence[np.ndarray]], object]
+"""What is called with the counters that kernels claim from."""
+
+
 def run_on_threads(work: Callable[[], object], n_threads: int) -> None:
     """Call `work()` on this thread and on up to n_threads - 1 others, and wait until all have returned.
 
     `work` claims its share from a common counter until nothing is left, so a call that never came to start
-    (the pool was busy for another caller) is not missed.
+    (another caller has the workers) is not missed.
 
     Raises:
         what `work` raised, after all calls have ended.
     """
-    calls = [_Call(work) for _ in range(n_threads - 1)]
-    if calls:
-        _employ(len(calls))
-        for call in calls:
-            _calls.put(call)
-    try:
-        work()
-    finally:
-        for call in calls:
-            call.end()
-    for call in calls:
-        if call.error is not None:
-            raise call.error
+    _crew.run(lambda counters: work(), n_threads, 1, at_once=True)
 
 
 def on_all(kernel: Callable, n_shares: int, *args: object) -> list:
@@ -79,63 +75,117 @@ def on_all_in_turn(calls: Sequence[tuple], n_shares: int) -> list:
 
     A thread that finds nothing left of one goes on to the next, so they must not depend on each other.
     """
-    counters = [np.zeros(1, np.int64) for _ in calls]
     results: list = []
 
-    def work() -> None:
+    def work(counters: Sequence[np.ndarray]) -> None:
         for counter, (kernel, *args) in zip(counters, calls, strict=True):
             results.append(kernel(counter, *args))
 
-    run_on_threads(work, max(1, min(thread_count(), n_shares)))
+    _crew.run(work, max(1, min(thread_count(), n_shares)), len(calls))
     return results
 
 
-class _Call:
-    """One call of `work` by a worker, or by none where its caller was done before a worker came to it."""
+class _Crew:
+    """Workers that join one caller at a time; others meanwhile work alone."""
 
-    __slots__ = ("_done", "_taken", "error", "work")
+    def __init__(self) -> None:
+        self._free = threading.Lock()
+        self._work: Work | None = None
+        self._with: list[np.ndarray] = []
+        self._errors: list[BaseException] = []
+        self._board = np.zeros(MAX_WORKERS * waiting.LINE, np.int64)
+        self._sleepers = np.zeros(MAX_WORKERS, np.int64)
+        self._counters = _counters(1)
+        self._patience = 0
+        # For those that sleep. Queues, as one may be filled before it is asked, or twice.
+        self._wake: list[SimpleQueue] = []
+        self._ended: list[SimpleQueue] = []
 
-    def __init__(self, work: Callable[[], object]) -> None:
-        self.work, self.error = work, None
-        self._taken, self._done = threading.Lock(), threading.Lock()
-        self._done.acquire()
+    def run(self, work: Work, n_threads: int, n_counters: int, *, at_once: bool = False) -> None:
+        """Call `work` on this thread and, where they come in time, on workers.
 
-    def run(self) -> None:
-        if not self._taken.acquire(blocking=False):
+        Args:
+            at_once: workers do not wait until this thread has claimed a share from the first counter.
+        """
+        if n_threads == 1 or not self._free.acquire(blocking=False):
+            work(_counters(n_counters))
             return
         try:
-            self.work()
-        except BaseException as error:  # for the caller to raise
-            self.error = error
+            self._lead(work, min(n_threads - 1, MAX_WORKERS), n_counters, at_once)
         finally:
-            self._done.release()
+            self._free.release()
 
-    def end(self) -> None:
-        """Wait for the worker that has it, or see to it that none will."""
-        if not self._taken.acquire(blocking=False):
-            self._done.acquire()
+    def _lead(self, work: Work, n_workers: int, n_counters: int, at_once: bool) -> None:
+        if len(self._wake) < n_workers:
+            self._employ(n_workers)
+        if self._errors:
+            self._errors.clear()
+        if n_counters > len(self._counters):
+            self._counters += _counters(n_counters - len(self._counters))
+        counters = self._counters[:n_counters]
+        for counter in counters:
+            counter[0] = 0
+        if at_once:
+            counters[0][0] = n_workers
+        self._work, self._with = work, counters
+        try:
+            for k in range(waiting.offer(self._board, n_workers, self._sleepers)):
+                self._wake[self._sleepers[k]].put(None)
+            work(counters)
+        finally:
+            while (worker := waiting.all_done(self._board, n_workers, self._patience)) >= 0:
+                self._ended[worker].get()
+            self._work = None
+        if self._errors:
+            raise self._errors[0]
+
+    def _employ(self, count: int) -> None:
+        if not self._patience:
+            waiting.pauses(self._board, 1)
+            began = time.perf_counter()
+            waiting.pauses(self._board, 1000)
+            self._patience = int(AWAKE_SECONDS * 1000 / (time.perf_counter() - began))
+        while len(self._wake) < count:
+            worker = len(self._wake)
+            self._wake.append(SimpleQueue())
+            self._ended.append(SimpleQueue())
+            threading.Thread(
+                target=self._serve, args=(worker,), name=f"spaceport-kernel-{worker + 1}", daemon=True
+            ).start()
+
+    def _serve(self, worker: int) -> None:
+        patience, was_working = self._patience, False
+        while True:
+            what = waiting.next_work(self._board, worker, self._counters[0], patience, was_working)
+            was_working = False
+            if what == waiting.WAKE_CALLER:
+                self._ended[worker].put(None)
+            elif what == waiting.SLEEP:
+                # On a machine with too little to do, or too much, it pays less and less to stay awake.
+                patience //= 2
+                self._wake[worker].get()
+            else:
+                was_working = True
+                patience = min(self._patience, 2 * patience + 1)
+                try:
+                    if (work := self._work) is not None:
+                        work(self._with)
+                except BaseException as error:  # for the caller to raise
+                    self._errors.append(error)
+                del work
 
 
-def _employ(count: int) -> None:
-    """See to it that there are `count` workers."""
-    global _n_workers
-    if _n_workers >= count:
-        return
-    with _lock:
-        while _n_workers < count:
-            _n_workers += 1
-            threading.Thread(target=_serve, name=f"spaceport-kernel-{_n_workers}", daemon=True).start()
+def _counters(count: int) -> list[np.ndarray]:
+    return [np.zeros(waiting.LINE, np.int64) for _ in range(count)]
 
 
-def _serve() -> None:
-    while True:
-        _calls.get().run()
+_crew = _Crew()
 
 
 def _forget_workers() -> None:
-    """A forked child has the queue but none of its threads."""
-    global _calls, _n_workers, _lock
-    _calls, _n_workers, _lock = SimpleQueue(), 0, threading.Lock()
+    """A forked child has the crew but none of its threads."""
+    global _crew
+    _crew = _Crew()
 
 
 if hasattr(os, "register_at_fork"):

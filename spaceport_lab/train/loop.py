@@ -180,12 +180,11 @@ def render(
     if p.background == "random":
         background = torch.rand(1, 3).to(view.photo.device)
     splats = seen.splats
-    scales, opacities = backends.activate(splats["scales"], splats["opacities"], left_out)
     renders, _, info = backends.rasterize(
         splats["means"],
         splats["quats"],
-        scales,
-        opacities,
+        splats["scales"],
+        splats["opacities"],
         (splats["sh0"], splats["shN"]),
         viewmat,
         view.K,
@@ -196,6 +195,8 @@ def render(
         eps2d=eps2d,
         absgrad=p.absgrad,
         backend=backend,
+        raw=True,
+        left_out=left_out,
         # Rows that were taken out have been looked at since they changed.
         check_finite=seen.rows is None,
     )

@@ -8,7 +8,6 @@ for one of them serves its neighbours.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import chain
 
 import torch
 from jaxtyping import Int, UInt8
@@ -106,10 +105,15 @@ def arrange(state: State) -> None:
     if splats["means"].is_cuda:
         return
     order = torch.from_numpy(hilbert_order(splats["means"].detach().numpy()))
-    moments = (o.state[splats[name]].values() for name, o in state.optimizers.items())
-    for tensor in (*splats.values(), *chain(*moments), *state.strategy.state.values(), state.sh_degrees):
-        if isinstance(tensor, Tensor) and tensor.ndim > 0 and len(tensor) == len(order):
-            tensor.copy_(torch.index_select(tensor, 0, order))
+    tables = [state.strategy.state, *(o.state[splats[name]] for name, o in state.optimizers.items())]
+    for values in splats.values():
+        values.data = values.data.index_select(0, order)
+    for table in tables:
+        for name, tensor in table.items():
+            if isinstance(tensor, Tensor) and tensor.ndim > 0 and len(tensor) == len(order):
+                table[name] = tensor.index_select(0, order)
+    if state.sh_degrees is not None:
+        state.sh_degrees = state.sh_degrees[order]
 
 
 def _hold_dropped_bands(seen: Shown, sh_degrees: Tensor) -> None:
