@@ -260,6 +260,28 @@ def test_no_gaussians_give_the_background() -> None:
     assert info["means2d"].absgrad.shape == (2, 0, 2)
 
 
+def test_a_crowd_out_of_view_changes_nothing() -> None:
+    """Nor do the larger chunks that threads claim of a crowd."""
+    names, results = ("means", "quats", "scales", "opacities", "colors", "viewmats"), []
+    scene = make_scene(500, 60, 40)
+    for n_behind in (0, 70_000):
+        inputs = {name: tensor.clone() for name, tensor in scene.items()}
+        for name in names[:5]:
+            inputs[name] = torch.cat(
+                [inputs[name], inputs[name][:1].expand(n_behind, *inputs[name].shape[1:])]
+            )
+        inputs["means"][500:] = torch.tensor([0.0, 0.0, -5.0])
+        for name in names:
+            inputs[name].requires_grad_()
+        renders, _, _ = rasterize(**inputs, width=60, height=40, sh_degree=3)
+        gradients = torch.autograd.grad(renders.square().sum(), [inputs[name] for name in names])
+        assert all(float(g[500:].abs().sum()) == 0 for g in gradients[:5])
+        results.append([renders.detach(), *(g[:500] for g in gradients[:5]), gradients[5]])
+    for few, many in zip(results[0][:-1], results[1][:-1], strict=True):
+        assert torch.equal(few, many)
+    torch.testing.assert_close(results[0][-1], results[1][-1], rtol=1e-6, atol=0)
+
+
 def test_nothing_is_recorded_without_gradients() -> None:
     scene = make_scene(20, 30, 26)
     scene["means"].requires_grad_()

@@ -115,7 +115,7 @@ def depth_order(n, keys, counts, order, first_slot):
 
     Args:
         n: how many Gaussians there are; arrays may be longer.
-        keys, counts: as `project` wrote them.
+        keys, counts: as `project_rows` wrote them.
         order: int32, its first entries become the sorted indices.
         first_slot: [n + 1] int64 becomes the running sum of counts: a Gaussian's slots lie side by side.
 

@@ -1,8 +1,8 @@
 """Which Gaussians can be on an image at all, from a bound that takes a fraction of projecting them.
 
 A drone photograph shows a tenth of its scene. What is left out here would have been left out by
-`projection.project` too: the bound takes a Gaussian for a ball of its largest axis at full opacity, and adds
-some slack for rounding. What is let through may still prove to be off the image.
+`projection.project_rows` too: the bound takes a Gaussian for a ball of its largest axis at full opacity, and
+adds some slack for rounding. What is let through may still prove to be off the image.
 """
 
 from __future__ import annotations

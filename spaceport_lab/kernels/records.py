@@ -17,17 +17,24 @@ from spaceport_lab.kernels.vector import splat, sum_lanes
 from spaceport_lab.kernels.vector_memory import claim
 
 ZERO = np.float32(0)
-CHUNK = 256  # Gaussians that a thread claims at a time; also the unit in which camera gradients are summed
+
+
+def chunk_size(n: int) -> int:
+    """Gaussians that a thread claims at a time; also the unit in which camera gradients are summed.
+
+    Where there are many most are not on the image, and take so little time that claiming them counts.
+    """
+    return 256 if n < 1 << 16 else 1024
 
 
 @kernel()
 def fill(
-    counter, n, raw_scales, raw_opacities, seed, left_out, means, quats, scales, opacities, view, camera,
-    width, height, eps2d, near, far, radius_clip, antialiased, tiles_x, tiles_y, stride, records, radii,
-    means2d, depths, keys, counts, center, sh0, stride_0, shn, stride_n, first_n, degree, turns, given,
+    counter, n, chunk, raw_scales, raw_opacities, seed, left_out, means, quats, scales, opacities, view,
+    camera, width, height, eps2d, near, far, radius_clip, antialiased, tiles_x, tiles_y, stride, records,
+    radii, means2d, depths, keys, counts, center, sh0, stride_0, shn, stride_n, first_n, degree, turns, given,
     channels, with_depth,
 ):  # fmt: skip
-    """Records of all n Gaussians; run by several threads at once on one counter.
+    """Records of all n Gaussians, `chunk` of them at a time; run by several threads at once on one counter.
 
     Arrays are those of `activate_rows`, `project_rows`, `shade_rows` and `copy_colors`. Where raw_scales is
     empty scales and opacities are inputs. With a degree of -1 colours are `given` [n*channels].
@@ -37,10 +44,10 @@ def fill(
     """
     found, kept = splat(ZERO), np.ones(LANES, np.float32)
     while True:
-        start = claim(counter) * CHUNK
+        start = claim(counter) * chunk
         if start >= n:
             break
-        end = min(n, start + CHUNK)
+        end = min(n, start + chunk)
         if raw_scales.shape[0] > 0:
             found = activate_rows(
                 start, end, raw_scales, raw_opacities, seed, left_out, kept, scales, opacities, found
@@ -64,24 +71,24 @@ def fill(
 
 @kernel()
 def fill_backward(
-    counter, n, slots, first_slot, counts, means, quats, scales, opacities, view, camera, width, height,
-    eps2d, antialiased, depth_slot, channels, g_means, g_quats, g_scales, g_opacities, g_colors, g_means2d,
-    g_absolute, camera_sums, center, turns, stride_0, stride_n, first_n, n_coefficients, degree, records,
-    stride, g_sh0, g_shn, center_sums, with_camera, raw, left_out,
+    counter, n, chunk, slots, first_slot, counts, means, quats, scales, opacities, view, camera, width,
+    height, eps2d, antialiased, depth_slot, channels, g_means, g_quats, g_scales, g_opacities, g_colors,
+    g_means2d, g_absolute, camera_sums, center, turns, stride_0, stride_n, first_n, n_coefficients, degree,
+    records, stride, g_sh0, g_shn, center_sums, with_camera, raw, left_out,
 ):  # fmt: skip
     """Gradients of all n Gaussians' parameters from their slots; run by several threads on one counter.
 
     Arrays are those of `project_rows_backward` and, but with a degree of -1, `shade_rows_backward`; the sums
-    of the camera have one row for each CHUNK, so that they do not depend on threads. Where `raw` the
+    of the camera have one row for each chunk, so that they do not depend on threads. Where `raw` the
     gradients of scales and opacities are those of their raw numbers.
     """
     sums, column = np.zeros(LANES * SLOT_STRIDE, np.float32), np.zeros(LANES, np.float32)
     while True:
         row = claim(counter)
-        start = row * CHUNK
+        start = row * chunk
         if start >= n:
             break
-        end = min(n, start + CHUNK)
+        end = min(n, start + chunk)
         project_rows_backward(
             start, end, n, row, slots, first_slot, counts, means, quats, scales, opacities, view, camera,
             width, height, eps2d, antialiased, depth_slot, channels, g_means, g_quats, g_scales, g_opacities,

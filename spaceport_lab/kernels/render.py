@@ -117,6 +117,9 @@ class Harmonics:
     degree: int
 
 
+NO_HARMONICS = Harmonics(NONE, 0, NONE, 0, 0, 0, -1)
+
+
 @dataclass(frozen=True)
 class Given:
     """Colours as they are: flat [N*channels]."""
@@ -276,23 +279,23 @@ def _fill_records(
         counts=np.empty(rows, np.int32),
     )  # fmt: skip
     raw = shape.raw or Raw(NONE, NONE)
-    sh = colors if isinstance(colors, Harmonics) else Harmonics(NONE, 0, NONE, 0, 0, 0, -1)
+    sh = colors if isinstance(colors, Harmonics) else NO_HARMONICS
     given = colors.colors if isinstance(colors, Given) else NONE
     if for_backward and sh.degree > 0:
         frame.turns = np.empty(harmonics.TURNS * rows, np.float32)
     frame.finite = all(threads.on_all(
-        records.fill, _chunks(n), n, raw.scales, raw.opacities, raw.seed, raw.left_out, shape.means,
-        shape.quats, shape.scales, shape.opacities, view.view, view.camera, view.width, view.height,
-        np.float32(view.eps2d), np.float32(view.near), np.float32(view.far), np.float32(view.radius_clip),
-        view.antialiased, *tiles, stride, frame.records, frame.radii, frame.means2d, frame.depths,
-        frame.keys, frame.counts, view.center, sh.sh0, sh.stride_0, sh.shn, sh.stride_n, sh.first_n,
-        sh.degree, frame.turns, given, channels - with_depth, with_depth,
+        records.fill, _chunks(n), n, records.chunk_size(n), raw.scales, raw.opacities, raw.seed,
+        raw.left_out, shape.means, shape.quats, shape.scales, shape.opacities, view.view, view.camera,
+        view.width, view.height, np.float32(view.eps2d), np.float32(view.near), np.float32(view.far),
+        np.float32(view.radius_clip), view.antialiased, *tiles, stride, frame.records, frame.radii,
+        frame.means2d, frame.depths, frame.keys, frame.counts, view.center, sh.sh0, sh.stride_0, sh.shn,
+        sh.stride_n, sh.first_n, sh.degree, frame.turns, given, channels - with_depth, with_depth,
     ))  # fmt: skip
     return frame
 
 
 def _chunks(n: int) -> int:
-    return -(-n // records.CHUNK)
+    return -(-n // records.chunk_size(n))
 
 
 def _bin(frame: Frame, n: int, for_backward: bool) -> None:
@@ -377,13 +380,13 @@ def _carry_back(
         2 * rows if with_absolute else 0, rows * color_channels)), sh0=g_sh0, shn=g_shn,
         view=np.zeros((3, 4)), center=np.zeros(3),
     )  # fmt: skip
-    sh = colors if isinstance(colors, Harmonics) else Harmonics(NONE, 0, NONE, 0, 0, 0, -1)
+    sh = colors if isinstance(colors, Harmonics) else NO_HARMONICS
     threads.on_all(
-        records.fill_backward, chunks, n, slots, frame.first_slot, frame.counts, shape.means, shape.quats,
-        shape.scales, shape.opacities, view.view, view.camera, view.width, view.height,
-        np.float32(view.eps2d), view.antialiased, layout.SLOT + color_channels if frame.with_depth else -1,
-        color_channels, g.means, g.quats, g.scales, g.opacities, g.colors, g.means2d, g.absolute, camera_sums,
-        view.center, frame.turns, sh.stride_0, sh.stride_n, sh.first_n,
+        records.fill_backward, chunks, n, records.chunk_size(n), slots, frame.first_slot, frame.counts,
+        shape.means, shape.quats, shape.scales, shape.opacities, view.view, view.camera, view.width,
+        view.height, np.float32(view.eps2d), view.antialiased, layout.SLOT + color_channels if
+        frame.with_depth else -1, color_channels, g.means, g.quats, g.scales, g.opacities, g.colors,
+        g.means2d, g.absolute, camera_sums, view.center, frame.turns, sh.stride_0, sh.stride_n, sh.first_n,
         sh.n_coefficients if len(g_shn) else 0, sh.degree, frame.records, frame.stride, g.sh0, g.shn,
         center_sums, with_camera, shape.raw is not None, shape.raw.left_out if shape.raw else 0.0,
     )  # fmt: skip

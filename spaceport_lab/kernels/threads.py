@@ -22,7 +22,7 @@ import numpy as np
 from spaceport_lab.kernels import waiting
 
 MAX_WORKERS = 255
-AWAKE_SECONDS = 5e-4
+AWAKE_SECONDS = 5e-4 if waiting.POLITE else 0.0
 """How long an idle worker, or a caller whose workers are not done, waits before it sleeps."""
 
 _limit: int | None = None
@@ -90,8 +90,7 @@ class _Crew:
 
     def __init__(self) -> None:
         self._free = threading.Lock()
-        self._work: Work | None = None
-        self._with: list[np.ndarray] = []
+        self._job: tuple[Work, list[np.ndarray]] | None = None
         self._errors: list[BaseException] = []
         self._board = np.zeros(MAX_WORKERS * waiting.LINE, np.int64)
         self._sleepers = np.zeros(MAX_WORKERS, np.int64)
@@ -127,7 +126,7 @@ class _Crew:
             counter[0] = 0
         if at_once:
             counters[0][0] = n_workers
-        self._work, self._with = work, counters
+        self._job = work, counters
         try:
             for k in range(waiting.offer(self._board, n_workers, self._sleepers)):
                 self._wake[self._sleepers[k]].put(None)
@@ -135,16 +134,13 @@ class _Crew:
         finally:
             while (worker := waiting.all_done(self._board, n_workers, self._patience)) >= 0:
                 self._ended[worker].get()
-            self._work = None
+            self._job = None
         if self._errors:
             raise self._errors[0]
 
     def _employ(self, count: int) -> None:
-        if not self._patience:
-            waiting.pauses(self._board, 1)
-            began = time.perf_counter()
-            waiting.pauses(self._board, 1000)
-            self._patience = int(AWAKE_SECONDS * 1000 / (time.perf_counter() - began))
+        if not self._wake:
+            self._patience = int(AWAKE_SECONDS / min(self._seconds_of_a_look() for _ in range(10)))
         while len(self._wake) < count:
             worker = len(self._wake)
             self._wake.append(SimpleQueue())
@@ -152,6 +148,11 @@ class _Crew:
             threading.Thread(
                 target=self._serve, args=(worker,), name=f"spaceport-kernel-{worker + 1}", daemon=True
             ).start()
+
+    def _seconds_of_a_look(self) -> float:
+        began, looks = time.perf_counter(), 20
+        waiting.look(self._board, looks)
+        return (time.perf_counter() - began) / looks
 
     def _serve(self, worker: int) -> None:
         patience, was_working = self._patience, False
@@ -168,11 +169,15 @@ class _Crew:
                 was_working = True
                 patience = min(self._patience, 2 * patience + 1)
                 try:
-                    if (work := self._work) is not None:
-                        work(self._with)
+                    self._take_part()
                 except BaseException as error:  # for the caller to raise
                     self._errors.append(error)
-                del work
+
+    def _take_part(self) -> None:
+        # None where the caller was interrupted; one that has come since has use for a hand too.
+        if job := self._job:
+            work, counters = job
+            work(counters)
 
 
 def _counters(count: int) -> list[np.ndarray]:

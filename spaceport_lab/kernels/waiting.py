@@ -2,7 +2,8 @@
 
 To wake a sleeping thread takes longer than many a kernel, and the GIL is a lock that threads sleep for. So a
 worker looks at a word in memory until there is work, and goes for the GIL only once a share of the work has
-been claimed: then the caller is inside a kernel and has let go of it.
+been claimed: then the caller is inside a kernel and has let go of it. Between two looks whoever waits offers
+its core to all other threads of the machine, so that they lose next to nothing by it.
 
 A worker's word on the board says what it does:
 
@@ -15,6 +16,7 @@ A worker's word on the board says what it does:
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import llvmlite.binding
@@ -31,6 +33,13 @@ WORK, SLEEP, WAKE_CALLER = range(3)
 
 LINE = 16
 """Numbers (int64) from one word to the next, two cache lines: words in one are in each other's way."""
+
+
+POLITE = hasattr(os, "sched_yield")
+"""Whether a thread can give its core to others; where it cannot, nobody should stay awake to wait."""
+
+PAUSES = 16
+"""Of the core, some twenty nanoseconds each, between two looks at a word."""
 
 
 @intrinsic
@@ -83,6 +92,26 @@ def _pause(typing_context: Any) -> Any:
     return types.void(), generate
 
 
+@intrinsic
+def _let_others_run(typing_context: Any) -> Any:
+    """Give the core to another thread that could run, of whichever program, if there is one."""
+
+    def generate(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
+        if POLITE:
+            call(builder, "sched_yield", I32, [])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@kernel(inline=True)
+def _wait():
+    """A moment, about a microsecond."""
+    for _ in range(PAUSES):
+        _pause()
+    _let_others_run()
+
+
 def _place(context: Any, builder: ir.IRBuilder, sig: Any, args: Any) -> Any:
     index = context.cast(builder, args[1], sig.args[1], types.intp)
     return builder.gep(context.make_array(sig.args[0])(context, builder, args[0]).data, [index])
@@ -102,7 +131,7 @@ def offer(board, n_workers, sleepers):
 
 @kernel()
 def next_work(board, worker, claims, patience, was_working):
-    """Wait for work, `patience` pauses long.
+    """Wait for work, `patience` looks at the board long.
 
     A worker takes what is offered once as many shares of it are claimed as there are threads before it: then
     they are in the kernel, and none of them is in its way to the GIL.
@@ -117,13 +146,13 @@ def next_work(board, worker, claims, patience, was_working):
                 return WORK
         elif patience <= 0 and _replace(board, word, IDLE, ASLEEP) == IDLE:
             return SLEEP
-        _pause()
+        _wait()
         patience -= 1
 
 
 @kernel()
 def all_done(board, n_workers, patience):
-    """Take back what nobody has taken and wait for the others, `patience` pauses long for each.
+    """Take back what nobody has taken and wait for the others, `patience` looks long for each.
 
     Returns:
         -1 when all are done, else a worker that will wake whoever sleeps for it; then ask again.
@@ -138,14 +167,14 @@ def all_done(board, n_workers, patience):
                 break
             if left <= 0 and (state == AWAITED or _replace(board, word, TAKEN, AWAITED) == TAKEN):
                 return worker
-            _pause()
+            _wait()
             left -= 1
     return -1
 
 
 @kernel()
-def pauses(board, count):
+def look(board, count):
     """As many looks at a word as are asked for, to see how long they take."""
     for _ in range(count):
         _read(board, 0)
-        _pause()
+        _wait()
