@@ -27,8 +27,9 @@ CHUNK = 4096  # Gaussians that a thread claims at a time: microseconds, or claim
 
 
 @kernel(inline=True)
-def lanes_in_view(at, means, scales, view, camera, width, height, eps2d, near, far):
-    """Bits of the Gaussians at … at + 15 that can be on the image."""
+def lanes_in_view(at, means, size, view, camera, width, height, eps2d, near, far):
+    """Bits of the Gaussians at … at + 15, of whose largest standard deviations `size` is, that can be on the
+    image."""
     mx, my, mz = load_columns(means, 3 * at, THREE_COLUMNS)
     x, y, z = to_camera(view, mx, my, mz)
     inverse_z = ONE / z
@@ -36,8 +37,6 @@ def lanes_in_view(at, means, scales, view, camera, width, height, eps2d, near, f
     free_x, free_y = x * inverse_z, y * inverse_z
     u, v = camera[0] * free_x + camera[2], camera[1] * free_y + camera[3]
     tan_x, tan_y = minimum(maximum(free_x, x_low), x_high), minimum(maximum(free_y, y_low), y_high)
-    s0, s1, s2 = load_columns(scales, 3 * at, THREE_COLUMNS)
-    size = exp2(LOG2_E * maximum(s0, maximum(s1, s2)))
     jx, jy = camera[0] * inverse_z * size, camera[1] * inverse_z * size
     radius_x = REACH * square_root(jx * jx * (ONE + tan_x * tan_x) + eps2d) + SLACK
     radius_y = REACH * square_root(jy * jy * (ONE + tan_y * tan_y) + eps2d) + SLACK
@@ -46,6 +45,13 @@ def lanes_in_view(at, means, scales, view, camera, width, height, eps2d, near, f
     visible = visible & (u + radius_x > ZERO) & (u - radius_x < width)
     visible = visible & (v + radius_y > ZERO) & (v - radius_y < height)
     return true_lanes(visible)
+
+
+@kernel(inline=True)
+def largest(scales, at):
+    """The largest of three numbers of each of sixteen Gaussians."""
+    s0, s1, s2 = load_columns(scales, 3 * at, THREE_COLUMNS)
+    return maximum(s0, maximum(s1, s2))
 
 
 @kernel()
@@ -64,12 +70,12 @@ def in_view(counter, n, means, scales, view, camera, width, height, eps2d, near,
         to = start
         for i in range(start, min(n, start + CHUNK), LANES):
             if i + LANES <= n:
-                bits = lanes_in_view(i, means, scales, view, camera, width, height, eps2d, near, far)
+                size = exp2(LOG2_E * largest(scales, i))
+                bits = lanes_in_view(i, means, size, view, camera, width, height, eps2d, near, far)
             else:
-                bits = lanes_in_view(
-                    0, last_rows(means, 3, i, n), last_rows(scales, 3, i, n), view, camera, width, height,
-                    eps2d, near, far,
-                )  # fmt: skip
+                size = exp2(LOG2_E * largest(last_rows(scales, 3, i, n), 0))
+                last_means = last_rows(means, 3, i, n)
+                bits = lanes_in_view(0, last_means, size, view, camera, width, height, eps2d, near, far)
                 bits &= (1 << (n - i)) - 1
             while bits != 0:
                 found[to] = i + lowest_bit(bits)

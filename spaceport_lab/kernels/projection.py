@@ -203,6 +203,17 @@ def project_group(
 
 
 @kernel(inline=True)
+def cull_group(i, radii, means2d, depths, keys, counts):
+    """Write of sixteen Gaussians, none of which is on the image, all that is read of such ones."""
+    nothing, none = splat(ZERO), to_ints(splat(ZERO))
+    store_columns(radii, 2 * i, (none, none))
+    store_columns(means2d, 2 * i, (nothing, nothing))
+    store(depths, i, nothing)
+    store(keys, i, none - 1)
+    store(counts, i, none)
+
+
+@kernel(inline=True)
 def project_rows(
     start, end, n, means, quats, scales, opacities, view, camera, width, height, eps2d, near, far,
     radius_clip, antialiased, tiles_x, tiles_y, stride, records, radii, means2d, depths, keys, counts,

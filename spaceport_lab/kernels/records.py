@@ -10,39 +10,49 @@ import numpy as np
 
 from spaceport_lab.kernels.activation import activate_rows, activate_rows_backward
 from spaceport_lab.kernels.compiling import kernel
+from spaceport_lab.kernels.culling import lanes_in_view, largest
 from spaceport_lab.kernels.harmonics import copy_colors, shade_rows, shade_rows_backward
 from spaceport_lab.kernels.layout import LANES, RECORD, SLOT_STRIDE
-from spaceport_lab.kernels.projection import project_rows, project_rows_backward
+from spaceport_lab.kernels.projection import cull_group, project_rows, project_rows_backward
 from spaceport_lab.kernels.vector import splat, sum_lanes
 from spaceport_lab.kernels.vector_memory import claim
 
 ZERO = np.float32(0)
+CROWD = 1 << 16
+"""So many Gaussians are those of a whole scene, most of them not on the image."""
 
 
-def chunk_size(n: int) -> int:
+@kernel(inline=True)
+def chunk_size(crowd):
     """Gaussians that a thread claims at a time; also the unit in which camera gradients are summed.
 
-    Where there are many most are not on the image, and take so little time that claiming them counts.
+    Those that are not on the image take so little time that claiming a few of them would count.
     """
-    return 256 if n < 1 << 16 else 1024
+    return 1024 if crowd else 256
+
+
+def chunks(n: int) -> int:
+    """Into how many shares `fill` and `fill_backward` cut n Gaussians."""
+    return -(-n // chunk_size.py_func(n >= CROWD))
 
 
 @kernel()
 def fill(
-    counter, n, chunk, raw_scales, raw_opacities, seed, left_out, means, quats, scales, opacities, view,
+    counter, n, crowd, raw_scales, raw_opacities, seed, left_out, means, quats, scales, opacities, view,
     camera, width, height, eps2d, near, far, radius_clip, antialiased, tiles_x, tiles_y, stride, records,
     radii, means2d, depths, keys, counts, center, sh0, stride_0, shn, stride_n, first_n, degree, turns, given,
     channels, with_depth,
 ):  # fmt: skip
-    """Records of all n Gaussians, `chunk` of them at a time; run by several threads at once on one counter.
+    """Records of all n Gaussians; run by several threads at once on one counter.
 
     Arrays are those of `activate_rows`, `project_rows`, `shade_rows` and `copy_colors`. Where raw_scales is
-    empty scales and opacities are inputs. With a degree of -1 colours are `given` [n*channels].
+    empty scales and opacities are inputs. In a `crowd` sixteen of which none can be on the image are not even
+    projected, and their records not written. With a degree of -1 colours are `given` [n*channels].
 
     Returns:
         whether all scales and raw opacities are finite that this thread has met; True where none are raw.
     """
-    found, kept = splat(ZERO), np.ones(LANES, np.float32)
+    found, kept, chunk = splat(ZERO), np.ones(LANES, np.float32), chunk_size(crowd)
     while True:
         start = claim(counter) * chunk
         if start >= n:
@@ -52,10 +62,17 @@ def fill(
             found = activate_rows(
                 start, end, raw_scales, raw_opacities, seed, left_out, kept, scales, opacities, found
             )
-        project_rows(
-            start, end, n, means, quats, scales, opacities, view, camera, width, height, eps2d, near, far,
-            radius_clip, antialiased, tiles_x, tiles_y, stride, records, radii, means2d, depths, keys, counts,
-        )  # fmt: skip
+        for i in range(start, end, LANES):
+            if crowd and i + LANES <= n:
+                size = largest(scales, i)
+                if lanes_in_view(i, means, size, view, camera, width, height, eps2d, near, far) == 0:
+                    cull_group(i, radii, means2d, depths, keys, counts)
+                    continue
+            project_rows(
+                i, min(i + LANES, n), n, means, quats, scales, opacities, view, camera, width, height, eps2d,
+                near, far, radius_clip, antialiased, tiles_x, tiles_y, stride, records, radii, means2d,
+                depths, keys, counts,
+            )  # fmt: skip
         if degree >= 0:
             shade_rows(
                 start, end, n, keys, means, center, sh0, stride_0, shn, stride_n, first_n, degree, records,
@@ -71,7 +88,7 @@ def fill(
 
 @kernel()
 def fill_backward(
-    counter, n, chunk, slots, first_slot, counts, means, quats, scales, opacities, view, camera, width,
+    counter, n, crowd, slots, first_slot, counts, means, quats, scales, opacities, view, camera, width,
     height, eps2d, antialiased, depth_slot, channels, g_means, g_quats, g_scales, g_opacities, g_colors,
     g_means2d, g_absolute, camera_sums, center, turns, stride_0, stride_n, first_n, n_coefficients, degree,
     records, stride, g_sh0, g_shn, center_sums, with_camera, raw, left_out,
@@ -83,6 +100,7 @@ def fill_backward(
     gradients of scales and opacities are those of their raw numbers.
     """
     sums, column = np.zeros(LANES * SLOT_STRIDE, np.float32), np.zeros(LANES, np.float32)
+    chunk = chunk_size(crowd)
     while True:
         row = claim(counter)
         start = row * chunk

@@ -284,7 +284,7 @@ def _fill_records(
     if for_backward and sh.degree > 0:
         frame.turns = np.empty(harmonics.TURNS * rows, np.float32)
     frame.finite = all(threads.on_all(
-        records.fill, _chunks(n), n, records.chunk_size(n), raw.scales, raw.opacities, raw.seed,
+        records.fill, records.chunks(n), n, n >= records.CROWD, raw.scales, raw.opacities, raw.seed,
         raw.left_out, shape.means, shape.quats, shape.scales, shape.opacities, view.view, view.camera,
         view.width, view.height, np.float32(view.eps2d), np.float32(view.near), np.float32(view.far),
         np.float32(view.radius_clip), view.antialiased, *tiles, stride, frame.records, frame.radii,
@@ -292,10 +292,6 @@ def _fill_records(
         sh.stride_n, sh.first_n, sh.degree, frame.turns, given, channels - with_depth, with_depth,
     ))  # fmt: skip
     return frame
-
-
-def _chunks(n: int) -> int:
-    return -(-n // records.chunk_size(n))
 
 
 def _bin(frame: Frame, n: int, for_backward: bool) -> None:
@@ -372,7 +368,7 @@ def _carry_back(
     with_rest: bool,
 ) -> Gradients:
     n, view, rows = shape.n, frame.view, layout.padded(shape.n)
-    color_channels, chunks = frame.channels - frame.with_depth, _chunks(n)
+    color_channels, chunks = frame.channels - frame.with_depth, records.chunks(n)
     camera_sums, center_sums = np.zeros((chunks, projection.CAMERA_SUMS)), np.zeros((chunks, 3))
     g_sh0, g_shn = _harmonics_gradients(colors, with_rest)
     g = Gradients(
@@ -382,7 +378,7 @@ def _carry_back(
     )  # fmt: skip
     sh = colors if isinstance(colors, Harmonics) else NO_HARMONICS
     threads.on_all(
-        records.fill_backward, chunks, n, records.chunk_size(n), slots, frame.first_slot, frame.counts,
+        records.fill_backward, chunks, n, n >= records.CROWD, slots, frame.first_slot, frame.counts,
         shape.means, shape.quats, shape.scales, shape.opacities, view.view, view.camera, view.width,
         view.height, np.float32(view.eps2d), view.antialiased, layout.SLOT + color_channels if
         frame.with_depth else -1, color_channels, g.means, g.quats, g.scales, g.opacities, g.colors,
