@@ -105,24 +105,6 @@ def test_workers_sleep_when_there_is_nothing_to_do_and_come_again() -> None:
         assert words(2) == [waiting.ASLEEP] * 2
 
 
-def test_a_worker_comes_once_its_caller_has_begun() -> None:
-    """Before that the caller has the GIL, and a worker would fall asleep for it."""
-    order: list[str] = []
-
-    def kernel(counter: np.ndarray) -> None:
-        order.append(threading.current_thread().name)
-        if len(order) == 1:
-            time.sleep(0.1)
-            assert len(order) == 1
-            counter[0] += 1
-            time.sleep(0.1)
-
-    threads.run_on_threads(lambda: None, 2)
-    threads.set_thread_count(2)
-    threads.on_all(kernel, 2)
-    assert order == [threading.current_thread().name, "spaceport-kernel-1"]
-
-
 def test_a_caller_works_alone_while_another_has_the_workers() -> None:
     inside, go_on = threading.Event(), threading.Event()
 

@@ -134,7 +134,8 @@ def next_work(board, worker, claims, patience, was_working):
     """Wait for work, `patience` looks at the board long.
 
     A worker takes what is offered once as many shares of it are claimed as there are threads before it: then
-    they are in the kernel, and none of them is in its way to the GIL.
+    they are in the kernel, and none of them is in its way to the GIL. Or when its patience is at an end: a
+    kernel that is being compiled first is better waited for asleep.
     """
     word = worker * LINE
     if was_working and _exchange(board, word, IDLE) == AWAITED:
@@ -142,7 +143,8 @@ def next_work(board, worker, claims, patience, was_working):
     while True:
         state = _read(board, word)
         if state == OFFERED:
-            if _read(claims, 0) > worker and _replace(board, word, OFFERED, TAKEN) == OFFERED:
+            in_time = _read(claims, 0) > worker or patience <= 0
+            if in_time and _replace(board, word, OFFERED, TAKEN) == OFFERED:
                 return WORK
         elif patience <= 0 and _replace(board, word, IDLE, ASLEEP) == IDLE:
             return SLEEP
