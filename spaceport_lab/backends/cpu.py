@@ -167,6 +167,7 @@ class _Rasterize(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, g_image, g_alpha):
+        # Scales and opacities are among them so that autograd tells of changes in place.
         means, quats, _, _, color, color_rest, image = ctx.saved_tensors
         frame = ctx.frame
         shape = render.Shape(_flat(means), _flat(quats), *ctx.activated)

@@ -377,14 +377,15 @@ def _carry_back(
         view=np.zeros((3, 4)), center=np.zeros(3),
     )  # fmt: skip
     sh = colors if isinstance(colors, Harmonics) else NO_HARMONICS
+    depth_slot = layout.SLOT + color_channels if frame.with_depth else -1
     threads.on_all(
         records.fill_backward, chunks, n, n >= records.CROWD, slots, frame.first_slot, frame.counts,
         shape.means, shape.quats, shape.scales, shape.opacities, view.view, view.camera, view.width,
-        view.height, np.float32(view.eps2d), view.antialiased, layout.SLOT + color_channels if
-        frame.with_depth else -1, color_channels, g.means, g.quats, g.scales, g.opacities, g.colors,
-        g.means2d, g.absolute, camera_sums, view.center, frame.turns, sh.stride_0, sh.stride_n, sh.first_n,
-        sh.n_coefficients if len(g_shn) else 0, sh.degree, frame.records, frame.stride, g.sh0, g.shn,
-        center_sums, with_camera, shape.raw is not None, shape.raw.left_out if shape.raw else 0.0,
+        view.height, np.float32(view.eps2d), view.antialiased, depth_slot, color_channels, g.means, g.quats,
+        g.scales, g.opacities, g.colors, g.means2d, g.absolute, camera_sums, view.center, frame.turns,
+        sh.stride_0, sh.stride_n, sh.first_n, sh.n_coefficients if len(g_shn) else 0, sh.degree,
+        frame.records, frame.stride, g.sh0, g.shn, center_sums, with_camera, shape.raw is not None,
+        shape.raw.left_out if shape.raw else 0.0,
     )  # fmt: skip
     if with_camera:
         sums = camera_sums.sum(0)

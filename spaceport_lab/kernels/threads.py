@@ -22,6 +22,8 @@ import numpy as np
 from spaceport_lab.kernels import waiting
 
 MAX_WORKERS = 255
+"""Beside the caller; for them there is room on the board."""
+
 AWAKE_SECONDS = 5e-4 if waiting.POLITE else 0.0
 """How long an idle worker, or a caller whose workers are not done, waits before it sleeps."""
 
@@ -117,10 +119,8 @@ class _Crew:
     def _lead(self, work: Work, n_workers: int, n_counters: int, at_once: bool) -> None:
         if len(self._wake) < n_workers:
             self._employ(n_workers)
-        if self._errors:
-            self._errors.clear()
-        if n_counters > len(self._counters):
-            self._counters += _counters(n_counters - len(self._counters))
+        self._errors.clear()
+        self._counters += _counters(n_counters - len(self._counters))
         counters = self._counters[:n_counters]
         for counter in counters:
             counter[0] = 0
